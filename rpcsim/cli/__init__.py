@@ -1,0 +1,5 @@
+"""Room under construction."""
+
+
+def main() -> None:
+    """Run the command line."""
