@@ -102,7 +102,10 @@ class Record:
         return default
 
     def __str__(self) -> str:
-        told = " ".join(f"{key}={value}" for key, value in self.data)
+        told = " ".join(
+            f"{key}={value if not isinstance(value, bytes) else value.hex()}"
+            for key, value in self.data
+        )
         return f"{self.t_ns / 1e9:12.6f}  {self.host}  {self.kind}  {told}".rstrip()
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, TypeAlias
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, MutableMapping, Sequence
@@ -46,7 +46,7 @@ class Fault(Protocol):
     def undo(self) -> None:
         """Lift it; doing so twice does nothing."""
 
-    def __enter__(self) -> Fault: ...
+    def __enter__(self) -> Self: ...
 
     def __exit__(self, *exc: object) -> None: ...
 
@@ -191,7 +191,7 @@ class Machine(Protocol):
     def run(self, main: Main) -> Any:
         """Run `main` on host `test` and give its outcome; not inside a coroutine."""
 
-    def __enter__(self) -> Machine: ...
+    def __enter__(self) -> Self: ...
 
     def __exit__(
         self,
