@@ -119,7 +119,16 @@ class Trace:
             into the digests and dropped.
     """
 
-    __slots__ = ("_base", "_dropped", "_keep", "_protocol", "_schedule", "level", "raw")
+    __slots__ = (
+        "_base",
+        "_dropped",
+        "_keep",
+        "_protocol",
+        "_schedule",
+        "_sealed",
+        "level",
+        "raw",
+    )
 
     def __init__(self, *, level: Level = "protocol", keep: int = KEEP) -> None:
         self.level: Final[Level] = level
@@ -127,6 +136,7 @@ class Trace:
         self._keep = max(keep, 0)
         self._dropped = 0  # records no longer in `raw`
         self._base = 0  # records already folded into the digests
+        self._sealed = False
         self._protocol = hashlib.blake2b(digest_size=16)
         self._schedule = hashlib.blake2b(digest_size=16)
 
@@ -152,14 +162,18 @@ class Trace:
     def append(
         self, t_ns: int, kind: str, host: str, strand: str, cause: int, data: Data
     ) -> int:
-        """Add a record and give its number; -1 when the trace is off."""
-        if self.level == "off":
+        """Add a record and give its number; -1 when it is off or sealed."""
+        if self._sealed or self.level == "off":
             return -1
         raw = self.raw
         raw.append((t_ns, kind, host, strand, cause, data))
         if len(raw) >= self._keep + 2 * CHUNK:
             self.trim()
         return self._dropped + len(raw) - 1
+
+    def seal(self) -> None:
+        """Take no more records: the verdict is formed."""
+        self._sealed = True
 
     def trim(self) -> None:
         """Fold all full chunks into the digests and drop what is beyond `keep`."""

@@ -87,7 +87,8 @@ class Ports:
     resources: Resources = field(default_factory=Resources, repr=False)
 
 
-_current: ContextVar[Ports] = ContextVar("rpcsim.ports")
+# The ports of the running context; machines read and set it by `use`.
+CURRENT: Final[ContextVar[Ports]] = ContextVar("rpcsim.ports")
 # Ports of the worlds entered and not left, newest last: a thread that user code
 # starts has an empty context, and finds its world here.
 _entered: list[Ports] = []
@@ -109,7 +110,7 @@ def current() -> Ports:
 
 def current_or_none() -> Ports | None:
     """Give the ports of the running context, or `None` outside every world."""
-    ports = _current.get(None)
+    ports = CURRENT.get(None)
     if ports is None and _entered:
         return _entered[-1]
     return ports
@@ -124,17 +125,17 @@ class use:  # noqa: N801 - reads as a verb: `with use(ports):`
         self._ports = ports
 
     def __enter__(self) -> Ports:
-        self._token: Token[Ports] = _current.set(self._ports)
+        self._token: Token[Ports] = CURRENT.set(self._ports)
         return self._ports
 
     def __exit__(self, *exc: object) -> None:
-        _current.reset(self._token)
+        CURRENT.reset(self._token)
 
 
 def enter(ports: Ports) -> Token[Ports]:
     """Begin a world: current here, and for threads with an empty context."""
     _entered.append(ports)
-    return _current.set(ports)
+    return CURRENT.set(ports)
 
 
 def leave(ports: Ports, token: Token[Ports]) -> None:
@@ -143,4 +144,4 @@ def leave(ports: Ports, token: Token[Ports]) -> None:
     # A world entered in another context (an async fixture's set-up) cannot be reset
     # here, and need not be: that context is gone.
     with contextlib.suppress(ValueError):
-        _current.reset(token)
+        CURRENT.reset(token)

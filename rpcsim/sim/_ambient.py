@@ -1,0 +1,337 @@
+"""Ambient time, chance and identity during a run.
+
+Replacements stand on the standard library's modules from the start of a run to its
+end. They answer with simulated values only in the thread, and at moments, when that
+simulation runs a step; everybody else (the test, the runner's timing, other threads)
+gets the original. This is the one file of the room that touches `time`, `os`, `uuid`
+and the module functions of `random`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import random
+import socket
+import threading
+import time
+import uuid
+from typing import TYPE_CHECKING, Any, Final
+
+from rpcsim.ports import NANOS, current_or_none
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from rpcsim.sim._sim import Sim
+
+__all__ = ["Ambient", "real_time", "running", "stepping", "thread_id"]
+
+
+class _Slot(threading.local):
+    """The simulation whose steps this thread runs now; only replacements read it."""
+
+    sim: Sim | None = None
+
+
+_slot: Final = _Slot()
+# The originals, taken once: a run begun inside another thread's run must not take the
+# replacements for originals.
+_real: Final[dict[str, Any]] = {
+    "time": time.time,
+    "time_ns": time.time_ns,
+    "monotonic": time.monotonic,
+    "monotonic_ns": time.monotonic_ns,
+    "perf_counter": time.perf_counter,
+    "perf_counter_ns": time.perf_counter_ns,
+    "process_time": time.process_time,
+    "process_time_ns": time.process_time_ns,
+    "thread_time": time.thread_time,
+    "thread_time_ns": time.thread_time_ns,
+    "localtime": time.localtime,
+    "gmtime": time.gmtime,
+    "strftime": time.strftime,
+    "ctime": time.ctime,
+    "sleep": time.sleep,
+    "urandom": os.urandom,
+    "getpid": os.getpid,
+    "uuid1": uuid.uuid1,
+    "gethostname": socket.gethostname,
+    "node": platform.node,
+}
+thread_id: Final = threading.get_ident
+
+
+def real_time() -> float:
+    """Give the machine's own monotonic seconds, whatever is replaced."""
+    return _real["monotonic"]()  # type: ignore[no-any-return]
+
+
+class stepping:  # noqa: N801 - reads as a state: `with stepping(sim):`
+    """Mark that this thread runs steps of a simulation."""
+
+    __slots__ = ("_before", "_sim")
+
+    def __init__(self, sim: Sim) -> None:
+        self._sim = sim
+
+    def __enter__(self) -> None:
+        self._before = _slot.sim
+        _slot.sim = self._sim
+
+    def __exit__(self, *exc: object) -> None:
+        _slot.sim = self._before
+
+
+@contextlib.contextmanager
+def outside() -> Iterator[None]:
+    """Give a block of simulated code the real time and chance."""
+    before, _slot.sim = _slot.sim, None
+    try:
+        yield
+    finally:
+        _slot.sim = before
+
+
+def running() -> Sim | None:
+    """Give the simulation whose steps this thread runs, if any."""
+    return _slot.sim
+
+
+# -- the replacements ------------------------------------------------------------------
+
+
+def _wall_ns(sim: Sim) -> int:
+    ports = current_or_none()
+    return (ports.clock if ports is not None else sim.clock).wall_ns()
+
+
+def _now_ns(sim: Sim) -> int:
+    return sim.loop.now_ns
+
+
+def _steps_us(sim: Sim) -> int:
+    return sim.loop.steps * 1_000
+
+
+def _clock(
+    name: str, read: Callable[[Sim], int], *, seconds: bool
+) -> Callable[[], Any]:
+    original = _real[name]
+
+    def ask() -> Any:
+        sim = _slot.sim
+        if sim is None:
+            return original()
+        return read(sim) / NANOS if seconds else read(sim)
+
+    return ask
+
+
+def _calendar(name: str, real_name: str) -> Callable[..., Any]:
+    original, simulated = _real[name], _real[real_name]
+
+    def ask(seconds: float | None = None) -> Any:
+        sim = _slot.sim
+        if sim is None:
+            return original(seconds)
+        return simulated(_wall_ns(sim) / NANOS if seconds is None else seconds)
+
+    return ask
+
+
+def _ctime(seconds: float | None = None) -> str:
+    sim = _slot.sim
+    if sim is None:
+        return _real["ctime"](seconds)  # type: ignore[no-any-return]
+    return time.asctime(
+        _real["gmtime"](_wall_ns(sim) / NANOS if seconds is None else seconds)
+    )
+
+
+def _strftime(layout: str, *moment: Any) -> str:
+    sim = _slot.sim
+    if sim is not None and not moment:
+        moment = (_real["gmtime"](_wall_ns(sim) / NANOS),)
+    return _real["strftime"](layout, *moment)  # type: ignore[no-any-return]
+
+
+def _sleep(seconds: float) -> None:
+    ports = current_or_none()
+    loop = getattr(ports, "loop", None)
+    if loop is None or ports is None or loop.sim.thread != thread_id():
+        _real["sleep"](seconds)
+        return
+    if seconds < 0:
+        raise ValueError("sleep length must be non-negative")
+    ports.bridge.wait(ports.clock.sleep(seconds))
+
+
+def _urandom(size: int, /) -> bytes:
+    sim = _slot.sim
+    if sim is None:
+        return _real["urandom"](size)  # type: ignore[no-any-return]
+    if size < 0:
+        raise ValueError("negative argument not allowed")
+    bits = sim.entropy.stream("ambient-bytes").getrandbits(8 * size) if size else 0
+    return bits.to_bytes(size, "little")
+
+
+def _host_number(sim: Sim) -> int:
+    life = sim.loop.life_of()
+    number = list(sim.by_name).index(life.host) + 1
+    return 1_000 * number + life.incarnation
+
+
+def _getpid() -> int:
+    sim = _slot.sim
+    return _real["getpid"]() if sim is None else _host_number(sim)  # type: ignore[no-any-return]
+
+
+def _host_name(name: str) -> Callable[[], str]:
+    original = _real[name]
+
+    def ask() -> str:
+        sim = _slot.sim
+        return original() if sim is None else sim.loop.life_of().host  # type: ignore[no-any-return]
+
+    return ask
+
+
+# 100-ns intervals between the UUID epoch (1582-10-15) and 1970-01-01 (RFC 4122, 4.1.4).
+_UUID_EPOCH: Final = 0x01B21DD213814000
+
+
+def _uuid1(node: int | None = None, clock_seq: int | None = None) -> uuid.UUID:
+    sim = _slot.sim
+    if sim is None:
+        return _real["uuid1"](node, clock_seq)  # type: ignore[no-any-return]
+    # Two in one instant differ: the count stands in for time passing between them.
+    stamp = _wall_ns(sim) // 100 + _UUID_EPOCH + sim.entropy.sequence("uuid1")
+    if clock_seq is None:
+        clock_seq = 0
+    fields = (
+        stamp & 0xFFFFFFFF,
+        (stamp >> 32) & 0xFFFF,
+        (stamp >> 48) & 0x0FFF,
+        (clock_seq >> 8) & 0x3F,
+        clock_seq & 0xFF,
+        _host_number(sim) if node is None else node,
+    )
+    return uuid.UUID(fields=fields, version=1)
+
+
+_REPLACED: Final[tuple[tuple[str, Any, str, Any], ...]] = (
+    ("time", time, "time", _clock("time", _wall_ns, seconds=True)),
+    ("time", time, "time_ns", _clock("time_ns", _wall_ns, seconds=False)),
+    ("time", time, "monotonic", _clock("monotonic", _now_ns, seconds=True)),
+    ("time", time, "monotonic_ns", _clock("monotonic_ns", _now_ns, seconds=False)),
+    ("time", time, "perf_counter", _clock("perf_counter", _now_ns, seconds=True)),
+    (
+        "time",
+        time,
+        "perf_counter_ns",
+        _clock("perf_counter_ns", _now_ns, seconds=False),
+    ),
+    ("time", time, "process_time", _clock("process_time", _steps_us, seconds=True)),
+    (
+        "time",
+        time,
+        "process_time_ns",
+        _clock("process_time_ns", _steps_us, seconds=False),
+    ),
+    ("time", time, "thread_time", _clock("thread_time", _steps_us, seconds=True)),
+    (
+        "time",
+        time,
+        "thread_time_ns",
+        _clock("thread_time_ns", _steps_us, seconds=False),
+    ),
+    ("time", time, "localtime", _calendar("localtime", "gmtime")),
+    ("time", time, "gmtime", _calendar("gmtime", "gmtime")),
+    ("time", time, "strftime", _strftime),
+    ("time", time, "ctime", _ctime),
+    ("time", time, "sleep", _sleep),
+    ("random", os, "urandom", _urandom),
+    ("random", random, "_urandom", _urandom),
+    ("identity", os, "getpid", _getpid),
+    ("identity", uuid, "uuid1", _uuid1),
+    ("identity", socket, "gethostname", _host_name("gethostname")),
+    ("identity", platform, "node", _host_name("node")),
+)
+PARTS: Final = frozenset({"time", "random", "identity"})
+
+
+class _Installed:
+    """Which replacements stand, counted: runs in several threads may overlap."""
+
+    __slots__ = ("_lock", "_saved", "_users")
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._users: dict[str, int] = {}
+        self._saved: dict[str, list[tuple[Any, str, Any]]] = {}
+
+    def add(self, part: str) -> None:
+        """Put a part's replacements in place for one more run."""
+        with self._lock:
+            users = self._users.get(part, 0)
+            self._users[part] = users + 1
+            if users:
+                return
+            saved = self._saved[part] = []
+            for of, module, name, replacement in _REPLACED:
+                if of == part:
+                    saved.append((module, name, getattr(module, name)))
+                    setattr(module, name, replacement)
+
+    def remove(self, part: str) -> None:
+        """Take them off when the last run that wanted them ends."""
+        with self._lock:
+            self._users[part] -= 1
+            if self._users[part]:
+                return
+            for module, name, original in self._saved.pop(part):
+                setattr(module, name, original)
+
+
+# Process-wide by nature: it counts changes made to modules of the process.
+_installed: Final = _Installed()
+
+
+class Ambient:
+    """What one simulation replaces, from `begin` to `end`.
+
+    Args:
+        what: `True` for all of `time`, `random`, `identity`; a set of some; `False`.
+    """
+
+    __slots__ = ("_parts", "_state")
+
+    def __init__(self, what: bool | frozenset[str] | set[str]) -> None:
+        parts = PARTS if what is True else frozenset(what or ())
+        unknown = sorted(parts - PARTS)
+        if unknown:
+            raise ValueError(
+                f"unknown ambient part {unknown[0]!r}; known: {', '.join(sorted(PARTS))}"
+            )
+        self._parts = sorted(parts)
+        self._state: Any = None
+
+    def begin(self, seed: Callable[[], int]) -> None:
+        """Put the replacements in place and seed the `random` module."""
+        for part in self._parts:
+            _installed.add(part)
+        if "random" in self._parts:
+            # Names bound early (`from random import random`) share this state.
+            self._state = random.getstate()
+            random.seed(seed())
+
+    def end(self) -> None:
+        """Put everything back."""
+        if self._state is not None:
+            random.setstate(self._state)
+            self._state = None
+        for part in self._parts:
+            _installed.remove(part)

@@ -1,0 +1,243 @@
+"""Simulated hosts: factories of software that crash, and are started anew."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from contextvars import copy_context
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+from rpcsim.errors import HostStateError
+from rpcsim.ports import Duration, Main, to_ns
+from rpcsim.ports._runtime import CURRENT
+from rpcsim.sim._fiber import SimBridge
+from rpcsim.sim._ports import HostNetwork, HostSink, NoPoints, SimPorts
+from rpcsim.sim._strand import Life
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from rpcsim.sim._sim import Sim
+    from rpcsim.sim._task import SimTask
+
+__all__ = ["SimHost"]
+
+
+class SimHost:
+    """A machine of the simulation.
+
+    Attributes:
+        name: Its name; resolves to its addresses.
+        addresses: Numeric addresses.
+        state: `declared`, `running`, `stopped` or `crashed`.
+        life: The present incarnation.
+        ports: The ports of the present incarnation.
+    """
+
+    def __init__(
+        self,
+        sim: Sim,
+        name: str,
+        factory: Callable[..., Any] | None,
+        addresses: Sequence[str],
+        *,
+        background: bool,
+    ) -> None:
+        self._sim = sim
+        self._factory = factory
+        self._background = background
+        self._base = copy_context()
+        self._product: Any = None
+        self._started: asyncio.Future[None] | None = None
+        self.name: Final = name
+        self.addresses: Final = tuple(addresses)
+        self.state = "declared"
+        self.life = Life(name, 0, background=background)
+        self.ports: SimPorts = self._make_ports()
+
+    def __repr__(self) -> str:
+        return f"<host {self.name}: {self.state}, incarnation {self.incarnation}>"
+
+    @property
+    def incarnation(self) -> int:
+        """How often it was started."""
+        return self.life.incarnation
+
+    @property
+    def up(self) -> bool:
+        """Whether its system answers packets."""
+        return self.state in ("running", "declared", "stopped")
+
+    def _make_ports(self) -> SimPorts:
+        sim, life = self._sim, self.life
+        ports = SimPorts(
+            host=self.name,
+            clock=sim.clock,
+            network=HostNetwork(sim.loop, life),
+            entropy=sim.entropy,
+            bridge=SimBridge(sim, life),
+            points=NoPoints(),
+            trace=HostSink(sim.loop, self.name),
+            services=sim.services,
+            life=life,
+            loop=sim.loop,
+        )
+        life.ports = ports
+        life.context = self._base.copy()
+        life.context.run(CURRENT.set, ports)
+        return ports
+
+    def inside(self, fn: Callable[..., Any], *args: Any) -> Any:
+        """Call `fn` in the context of the present incarnation."""
+        context = self.life.context
+        assert context is not None
+        return context.copy().run(fn, *args)
+
+    def _wrong_state(self, verb: str, instead: str) -> HostStateError:
+        error = HostStateError(
+            f"cannot {verb} host {self.name!r}: it is {self.state} at "
+            f"{self._sim.loop.now_ns / 1e9:.9g} s; {instead}"
+        )
+        return error
+
+    # -- beginning ---------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Run the factory, as the next incarnation."""
+        if self.state == "running":
+            raise self._wrong_state("start", "crash or stop it first")
+        loop = self._sim.loop
+        self.life = Life(
+            self.name, self.life.incarnation + 1, background=self._background
+        )
+        self.ports = self._make_ports()
+        self._product = None
+        first = self.life.incarnation == 1
+        self.state = "running"
+        self._sim.record_on(
+            self.name,
+            "host.start" if first else "host.restart",
+            (("incarnation", self.life.incarnation),),
+        )
+        self._started = loop.create_future()
+        if self._factory is None:
+            self._started.set_result(None)
+            return
+        task: SimTask = self.inside(loop.make_task, self._begin(self._started))
+        task.background = True
+
+    async def _begin(self, started: asyncio.Future[None]) -> None:
+        factory = self._factory
+        assert factory is not None
+        try:
+            product = factory(self) if _takes_host(factory) else factory()
+            if hasattr(product, "start"):
+                self._product = product
+                await product.start()
+                product = None
+        except Exception as error:  # noqa: BLE001 - told to whoever waits for the start
+            if not started.done():
+                started.set_exception(error)
+            return
+        if not started.done():
+            started.set_result(None)
+        if product is not None:
+            await product
+
+    async def wait_started(self) -> None:
+        """Wait until what the factory gave is up; raises what its start raised."""
+        if self._started is None:
+            raise self._wrong_state("wait for", "start it first")
+        if self.state == "crashed":
+            raise self._sim.host_down(self.name)
+        await asyncio.shield(self._started)
+
+    def restart(self, after: Duration = 0) -> None:
+        """Start again, after a stop or crash."""
+        if self.state not in ("stopped", "crashed"):
+            raise self._wrong_state("restart", "crash or stop it first")
+        delay = to_ns(after)
+        if delay <= 0:
+            self.start()
+            return
+        loop = self._sim.loop
+        strand = self._sim.fault_strand
+        loop.at(loop.now_ns + delay, strand, self._start_if_down, ())
+
+    def _start_if_down(self) -> None:
+        if self.state in ("stopped", "crashed"):
+            self.start()
+
+    # -- ending ------------------------------------------------------------------------
+
+    async def stop(self, grace: Duration = 5) -> None:
+        """End in order; what does not end within `grace` is cancelled."""
+        if self.state != "running":
+            raise self._wrong_state("stop", "only a running host can be stopped")
+        loop = self._sim.loop
+        work = self.inside(loop.make_task, self._end(to_ns(grace) / 1e9))
+        try:
+            await work
+        finally:
+            if self.state == "running":
+                self.state = "stopped"
+                self._sim.record_on(self.name, "host.stop", ())
+
+    async def _end(self, grace: float) -> None:
+        loop, life = self._sim.loop, self.life
+        product, me = self._product, asyncio.current_task()
+        if product is not None and hasattr(product, "stop"):
+            try:
+                async with asyncio.timeout(grace):
+                    await product.stop()
+            except TimeoutError as error:
+                error.add_note(f"host {self.name} did not stop within {grace:g} s")
+                loop.keep_failure(error, f"stopping host {self.name}")
+            except Exception as error:  # noqa: BLE001 - the rest is stopped all the same
+                loop.keep_failure(error, f"stopping host {self.name}")
+        for listening in list(life.listeners.values()):
+            loop.net.unlisten(listening)
+        await self.ports.resources.aclose()
+        left = [t for t in loop.tasks() if t.life is life and t is not me]
+        for task in left:
+            task.cancel()
+        if left:
+            await asyncio.wait(left, timeout=grace)
+        for end in list(life.endpoints.values()):
+            end.close()
+
+    def crash(self, kind: Literal["power", "process"] = "power") -> None:
+        """End at once; nothing of it runs any more, `finally` blocks included."""
+        if kind not in ("power", "process"):
+            raise ValueError(f"a crash is of kind 'power' or 'process', not {kind!r}")
+        if self.state != "running":
+            raise self._wrong_state("crash", "start it first")
+        loop, life = self._sim.loop, self.life
+        self._sim.record_on(self.name, "host.crash", (("kind", kind),))
+        life.dead = life.shut = True
+        life.parked += [task for task in loop.tasks() if task.life is life]
+        life.parked.append((self._product, self.ports, self._started))
+        self._product = None
+        loop.drop(life)
+        loop.net.crash(life, power=kind == "power")
+        self.state = "crashed"
+        self._sim.graves.append(life)
+
+    # -- from outside --------------------------------------------------------------------
+
+    def run(self, main: Main) -> Any:
+        """Run `main` on this host from synchronous code."""
+        if self.state != "running":
+            raise self._sim.host_down(self.name)
+        return self._sim.run_on(self, main)
+
+
+def _takes_host(factory: Callable[..., Any]) -> bool:
+    try:
+        parameters = inspect.signature(factory).parameters.values()
+    except (TypeError, ValueError):
+        return False
+    return any(
+        p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) and p.default is p.empty
+        for p in parameters
+    )

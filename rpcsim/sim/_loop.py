@@ -1,0 +1,571 @@
+"""The simulated event loop: asyncio's interface over the scheduler."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import math
+import socket
+import sys
+import warnings
+import weakref
+from contextvars import copy_context
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+from rpcsim.errors import EscapeError, ForeignTaskWarning, HostDown, SimulationError
+from rpcsim.ports._runtime import CURRENT
+from rpcsim.sim._compat import (
+    get_running_loop_or_none,
+    has_unread_failure,
+    quiet,
+    set_running_loop,
+)
+from rpcsim.sim._fences import Fences, caller_place
+from rpcsim.sim._scheduler import Scheduler
+from rpcsim.sim._task import (
+    SimFuture,
+    SimHandle,
+    SimTask,
+    SimTimerHandle,
+    callback_name,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Coroutine, Generator, Sequence
+    from contextvars import Context
+
+    from rpcsim.sim._net import SimNet
+    from rpcsim.sim._policy import Chooser
+    from rpcsim.sim._scheduler import Limits
+    from rpcsim.sim._sim import Sim
+    from rpcsim.sim._sockets import SimServer
+    from rpcsim.sim._strand import Life
+    from rpcsim.trace import Trace
+
+__all__ = ["SimLoop"]
+
+T = TypeVar("T")
+
+# Ready work that runs, without time moving, after the remaining tasks were cancelled.
+CLOSING_TURNS: Final = 10_000
+# Sweep dead entries out of the task register when it has grown by this many.
+REGISTER_SWEEP: Final = 1_000
+
+
+async def _nothing() -> None:
+    """The probe whose step tells the type C tasks give to `call_soon`."""
+
+
+def _step_type() -> type:
+    seen: list[type] = []
+
+    class Probe(asyncio.AbstractEventLoop):
+        def call_soon(self, callback: Any, *args: Any, context: Any = None) -> Any:
+            seen.append(type(callback))
+
+        def get_debug(self) -> bool:
+            return False
+
+    coro = _nothing()
+    task = asyncio.Task(coro, loop=Probe())
+    quiet(task)
+    coro.close()
+    return seen[0]
+
+
+_NO_TLS: Final = "TLS is not part of the simulated network in this version"
+_NO_SOCKETS: Final = "give host and port instead of a socket of the real machine"
+
+# What `call_soon` gets for the first and later steps of a task.
+_STEP: Final = _step_type()
+# ... and, by name, for its wake-ups.
+_WAKEUP: Final = "task_wakeup"
+
+
+class SimLoop(Fences, Scheduler, asyncio.AbstractEventLoop):
+    """An event loop of its own: no selector, no self-pipe, no real clock.
+
+    Args:
+        sim: The simulation it belongs to.
+        chooser: The schedule policy's choice; `None` is first in, first out.
+        trace: Where records go.
+        limits: How far the run may go.
+        host: Name of the host that code outside every host belongs to.
+    """
+
+    def __init__(
+        self,
+        sim: Sim,
+        *,
+        chooser: Chooser | None,
+        trace: Trace,
+        limits: Limits,
+        host: str,
+    ) -> None:
+        self.sim: Final = sim
+        super().__init__(chooser=chooser, trace=trace, limits=limits, host=host)
+        self.create_future: Callable[[], SimFuture] = partial(  # type: ignore[method-assign]  # one C call
+            SimFuture, loop=self
+        )
+        # What callbacks and tasks raised and nobody took, in order of occurrence.
+        self.failures: list[Exception] = []
+        self.background = False
+        # Whether a host is one strand (scope "host"), so that only hosts reorder.
+        self.per_host = False
+        # Set when dead code is released after the run: everything is refused to it.
+        self.fenced = False
+        self.net: SimNet
+        self._register: dict[int, weakref.ref[SimTask]] = {}
+        self._sweep_at = REGISTER_SWEEP
+        self._names: dict[str, int] = {}
+        self._task_seq = 0
+        self._closed = False
+        self._debug = False
+        self._stopping = False
+        self._exception_handler: Any = None
+        self._task_factory: Any = None
+        self._asyncgens: dict[int, weakref.ref[Any]] = {}
+        self._foreign_warned = False
+
+    def __repr__(self) -> str:
+        state = "closed" if self._closed else "running" if self.pumping else "idle"
+        return f"<SimLoop {state} at {self.now_ns / 1e9:.9g} s>"
+
+    def __hash__(self) -> int:
+        return 0  # one loop a key: never an address
+
+    def __eq__(self, other: object) -> bool:
+        return self is other
+
+    # -- scheduling ------------------------------------------------------------------
+
+    def call_soon(  # type: ignore[override]  # task steps discard the handle
+        self,
+        callback: Callable[..., Any],
+        *args: Any,
+        context: Context | None = None,
+    ) -> asyncio.Handle | None:
+        """Run `callback` in this instant, after what is already runnable of its strand."""
+        if self._closed:
+            self._refuse_closed(callback)
+        owner = getattr(callback, "__self__", None)
+        if owner.__class__ is SimTask and (
+            callback.__class__ is _STEP or callback.__name__ == _WAKEUP
+        ):
+            # A step belongs to its task's strand. The C code drops the handle, so none
+            # is made: this is half the cost of a step.
+            self.push(owner.line, context.run, (callback, *args))  # type: ignore[union-attr]
+            return None
+        if context is None:
+            context = copy_context()
+        handle = SimHandle(callback, args, self, context)
+        self.push(self.strand, handle.run, ())
+        return handle
+
+    def call_soon_threadsafe(  # type: ignore[override]  # as call_soon
+        self,
+        callback: Callable[..., Any],
+        *args: Any,
+        context: Context | None = None,
+    ) -> asyncio.Handle | None:
+        """Equal to `call_soon`; from another thread it is an escape."""
+        self.sim.check_thread("loop.call_soon_threadsafe")
+        return self.call_soon(callback, *args, context=context)
+
+    def call_later(
+        self,
+        delay: float,
+        callback: Callable[..., Any],
+        *args: Any,
+        context: Context | None = None,
+    ) -> asyncio.TimerHandle:
+        """Run `callback` after `delay` simulated seconds."""
+        if self._closed:
+            self._refuse_closed(callback)
+        if delay <= 0:
+            delay = 0
+        elif delay != delay or delay == math.inf:
+            return self.call_at(delay, callback, *args, context=context)
+        when_ns = self.now_ns + round(delay * 1e9)
+        if context is None:
+            context = copy_context()
+        # The deadline as a float follows from the integer, so repeated sleeps do not
+        # drift: time() at its firing is exactly this.
+        return self.timer_at(when_ns / 1e9, when_ns, callback, args, context)
+
+    def call_at(
+        self,
+        when: float,
+        callback: Callable[..., Any],
+        *args: Any,
+        context: Context | None = None,
+    ) -> asyncio.TimerHandle:
+        """Run `callback` when `time()` is `when`; infinity never fires."""
+        if self._closed:
+            self._refuse_closed(callback)
+        if when != when:
+            raise ValueError("a timer needs a time, not NaN")
+        if context is None:
+            context = copy_context()
+        if when == math.inf:
+            # Never due and never pending: it is not put into the heap.
+            handle = SimTimerHandle(
+                when, 0, callback, args, self, context, self.strand, self.cause
+            )
+            handle._scheduled = False
+            return handle
+        when_ns = max(round(when * 1e9), self.now_ns) if when > 0 else self.now_ns
+        return self.timer_at(when, when_ns, callback, args, context)
+
+    # -- tasks -----------------------------------------------------------------------
+
+    def life_of(self, context: Context | None = None) -> Life:
+        """Give the incarnation on whose behalf code in a context runs."""
+        ports = CURRENT.get(None) if context is None else context.get(CURRENT)
+        life: Life | None = getattr(ports, "life", None)
+        if life is None or getattr(ports, "loop", None) is not self:
+            return self.strand.life
+        return life
+
+    def create_task(
+        self,
+        coro: Coroutine[Any, Any, T] | Generator[Any, None, T],
+        *,
+        name: object = None,
+        context: Context | None = None,
+        **options: Any,
+    ) -> asyncio.Task[T]:
+        """Make a task, named `host/coroutine-n` unless told."""
+        if self._closed:
+            self._refuse_closed(coro)
+        if self._task_factory is not None:
+            return self._from_factory(coro, name, context, options)
+        return self.make_task(coro, name=name, context=context)
+
+    def make_task(
+        self, coro: Any, *, name: object = None, context: Context | None = None
+    ) -> SimTask:
+        """Make one of our tasks, whatever factory is set."""
+        life = self.life_of(context)
+        host = life.host
+        count = self._names[host] = self._names.get(host, 0) + 1
+        what = getattr(coro, "__name__", "") or type(coro).__name__
+        self._task_seq = seq = self._task_seq + 1
+        task = SimTask(
+            coro,
+            loop=self,
+            name=f"{host}/{what}-{count}",
+            context=context,
+            seq=seq,
+            life=life,
+        )
+        if name is not None:
+            task.set_name(name)
+        if self.background:
+            task.background = True
+        if self.per_host:
+            task.line = life.strand
+        self._register[seq] = weakref.ref(task)
+        if len(self._register) >= self._sweep_at:
+            self._sweep()
+        if self.trace.level == "steps":
+            self.trace.append(
+                self.now_ns, "task.start", host, task.label, self.cause, ()
+            )
+        return task
+
+    def _from_factory(
+        self, coro: Any, name: object, context: Context | None, options: Any
+    ) -> Any:
+        if context is not None:
+            options["context"] = context
+        task = self._task_factory(self, coro, **options)
+        if not isinstance(task, SimTask) and not self._foreign_warned:
+            self._foreign_warned = True
+            warnings.warn(
+                f"the task factory makes {type(task).__name__} objects: their order in "
+                "sets follows memory addresses, so this run may not replay; make "
+                "tasks with loop.create_task",
+                ForeignTaskWarning,
+                stacklevel=3,
+            )
+        if name is not None:
+            task.set_name(name)
+        return task
+
+    def _sweep(self) -> None:
+        alive = {seq: ref for seq, ref in self._register.items() if ref() is not None}
+        self._register = alive
+        self._sweep_at = len(alive) * 2 + REGISTER_SWEEP
+
+    def tasks(self) -> list[SimTask]:
+        """Give the tasks that are not done, in order of creation."""
+        found = [ref() for ref in self._register.values()]
+        return [task for task in found if task is not None and not task.done()]
+
+    def collect_failures(self) -> None:
+        """Take the failures of tasks whose result nobody read, in order."""
+        for ref in list(self._register.values()):
+            task = ref()
+            if task is not None and task.done() and has_unread_failure(task):
+                error = task.exception()
+                if error is not None:
+                    self.keep_failure(error, f"in task {task.get_name()}")
+
+    def set_task_factory(self, factory: Any) -> None:
+        """Have tasks made by `factory(loop, coro, **options)`; `None` for ours."""
+        if factory is not None and not callable(factory):
+            raise TypeError("task factory must be a callable or None")
+        self._task_factory = factory
+
+    def get_task_factory(self) -> Any:
+        """Give the factory set, or `None`."""
+        return self._task_factory
+
+    # -- running ---------------------------------------------------------------------
+
+    def run_pump(self, until: Callable[[], bool] | None, **bounds: Any) -> bool:
+        """Pump with this loop as the running one, and its generator hooks."""
+        before = get_running_loop_or_none()
+        if before is not None:
+            raise SimulationError(
+                "another event loop is running in this thread; start the simulation "
+                "from synchronous code"
+            )
+        hooks = sys.get_asyncgen_hooks()
+        set_running_loop(self)
+        sys.set_asyncgen_hooks(self._asyncgen_born, self._asyncgen_gone)
+        try:
+            return self.pump(until, **bounds)
+        finally:
+            sys.set_asyncgen_hooks(*hooks)
+            set_running_loop(None)
+
+    def run_forever(self) -> None:
+        """Run until `stop()` is called, or nothing is left to do."""
+        self._check_closed()
+        self._stopping = False
+        self.sim.pump(lambda: self._stopping)
+        self._stopping = False
+
+    def run_until_complete(self, future: Awaitable[T]) -> T:
+        """Run until `future` is done; give or raise its outcome."""
+        self._check_closed()
+        return self.sim.complete(future)
+
+    def stop(self) -> None:
+        """End `run_forever` after the running turn."""
+        self._stopping = True
+
+    def is_running(self) -> bool:
+        """Whether turns are being run."""
+        return self.pumping
+
+    def is_closed(self) -> bool:
+        """Whether it was closed."""
+        return self._closed
+
+    def close(self) -> None:
+        """Close it; nothing can be scheduled any more. Closing twice does nothing."""
+        if self.pumping:
+            raise RuntimeError("Cannot close a running event loop")
+        self._closed = True
+        self._ready.clear()
+        self._heap.clear()
+        self._register.clear()
+
+    def _check_closed(self) -> None:
+        if self._closed:
+            raise RuntimeError("Event loop is closed")
+
+    def _refuse_closed(self, what: Any) -> None:
+        if inspect.iscoroutine(what):
+            what.close()
+        if self.fenced:
+            raise HostDown("the host is gone and its run is over; nothing can be done")
+        raise RuntimeError("Event loop is closed")
+
+    def _asyncgen_born(self, generator: Any) -> None:
+        self._asyncgens[self.next_seq()] = weakref.ref(generator)
+
+    def _asyncgen_gone(self, generator: Any) -> None:
+        if not self._closed:
+            self.make_task(generator.aclose(), name="asyncgen aclose")
+
+    async def shutdown_asyncgens(self) -> None:
+        """Close the asynchronous generators still open, in order of creation."""
+        refs, self._asyncgens = list(self._asyncgens.values()), {}
+        for ref in refs:
+            generator = ref()
+            if generator is not None:
+                try:
+                    await generator.aclose()
+                except Exception as error:  # noqa: BLE001 - told like asyncio does
+                    self.keep_failure(error, "closing an asynchronous generator")
+
+    async def shutdown_default_executor(self, timeout: float | None = None) -> None:
+        """Do nothing: executors are fibers here, and end by themselves."""
+
+    # -- errors ----------------------------------------------------------------------
+
+    def callback_failed(
+        self, handle: asyncio.Handle, callback: object, error: BaseException
+    ) -> None:
+        """Tell of an exception that came out of a callback."""
+        self.call_exception_handler(
+            {
+                "message": f"Exception in callback {callback_name(callback)}",
+                "exception": error,
+                "handle": handle,
+            }
+        )
+
+    def set_exception_handler(self, handler: Any) -> None:
+        """Have `handler(loop, context)` called for failures; it takes them."""
+        if handler is not None and not callable(handler):
+            raise TypeError("exception handler must be a callable or None")
+        self._exception_handler = handler
+
+    def get_exception_handler(self) -> Any:
+        """Give the handler set, or `None`."""
+        return self._exception_handler
+
+    def default_exception_handler(self, context: dict[str, Any]) -> None:
+        """Keep the failure on the run; it is raised at its end."""
+        error = context.get("exception")
+        message = context.get("message") or "unhandled failure"
+        if error is None:
+            error = SimulationError(message)
+        self.keep_failure(error, message)
+
+    def call_exception_handler(self, context: dict[str, Any]) -> None:
+        """Hand a failure to the user's handler, else keep it on the run."""
+        if self._exception_handler is None:
+            self.default_exception_handler(context)
+            return
+        try:
+            self._exception_handler(self, context)
+        except Exception as error:  # noqa: BLE001 - a handler that fails is told too
+            self.keep_failure(error, "in the exception handler")
+
+    def keep_failure(self, error: BaseException, place: str) -> None:
+        """Keep a failure nobody took."""
+        if not isinstance(error, Exception):
+            wrapped = SimulationError(f"{type(error).__name__}: {error}")
+            wrapped.__cause__ = error
+            error = wrapped
+        if any(error is kept for kept in self.failures):
+            return
+        error.add_note(f"{place}, at {self.now_ns / 1e9:.9g} s of simulated time")
+        self.failures.append(error)
+
+    def get_debug(self) -> bool:
+        """Whether debug mode is on."""
+        return self._debug
+
+    def set_debug(self, enabled: bool) -> None:
+        """Switch debug mode; it never changes the trace."""
+        self._debug = bool(enabled)
+
+    # -- network -----------------------------------------------------------------------
+
+    async def getaddrinfo(
+        self,
+        host: Any,
+        port: Any,
+        *,
+        family: int = 0,
+        type: int = 0,  # noqa: A002 - asyncio's name
+        proto: int = 0,
+        flags: int = 0,
+    ) -> list[Any]:
+        """Give the addresses of a host of the simulation; asks nobody else."""
+        name = host.decode() if isinstance(host, bytes) else host
+        number = int(port or 0)
+        found = self.net.addresses_of(name, self.life_of().host)
+        kind = type or socket.SOCK_STREAM
+        wire = socket.IPPROTO_UDP if kind == socket.SOCK_DGRAM else socket.IPPROTO_TCP
+        infos: list[Any] = []
+        for address in found:
+            if ":" in address:
+                place: Any = (address, number, 0, 0)
+                infos.append((socket.AF_INET6, kind, proto or wire, "", place))
+            else:
+                infos.append(
+                    (socket.AF_INET, kind, proto or wire, "", (address, number))
+                )
+        wanted = [info for info in infos if family in (0, info[0])]
+        if not wanted:
+            raise socket.gaierror(
+                socket.EAI_NONAME, f"host {name!r} has no address of that family"
+            )
+        return wanted
+
+    async def getnameinfo(self, sockaddr: Any, flags: int = 0) -> tuple[str, str]:
+        """Give host name and port of an address of the simulation."""
+        address, port = sockaddr[0], sockaddr[1]
+        return self.net.host_for(address, self.life_of().host).name, str(port)
+
+    async def create_connection(  # type: ignore[override]  # what we do not offer is refused
+        self,
+        protocol_factory: Callable[[], Any],
+        host: str | None = None,
+        port: int | None = None,
+        *,
+        ssl: Any = None,
+        local_addr: tuple[str, int] | None = None,
+        **options: Any,
+    ) -> tuple[Any, Any]:
+        """Open a TCP connection on the simulated network."""
+        if ssl:
+            raise self.escape("create_connection(ssl=...)", _NO_TLS)
+        if options.get("sock") is not None:
+            raise self.escape("create_connection(sock=...)", _NO_SOCKETS)
+        if host is None or port is None:
+            raise ValueError("create_connection needs a host and a port")
+        local_port = local_addr[1] if local_addr else None
+        end = await self.net.open(protocol_factory, host, int(port), local_port)
+        return end.transport, end.protocol
+
+    async def create_server(  # type: ignore[override]  # what we do not offer is refused
+        self,
+        protocol_factory: Callable[[], Any],
+        host: str | Sequence[str] | None = None,
+        port: int | None = None,
+        *,
+        ssl: Any = None,
+        start_serving: bool = True,
+        **options: Any,
+    ) -> SimServer:
+        """Accept TCP connections on the simulated network."""
+        if ssl:
+            raise self.escape("create_server(ssl=...)", _NO_TLS)
+        if options.get("sock") is not None:
+            raise self.escape("create_server(sock=...)", _NO_SOCKETS)
+        hosts = [host] if host is None or isinstance(host, str) else list(host)
+        return await self.net.create_server(
+            protocol_factory, hosts, int(port or 0), start_serving=start_serving
+        )
+
+    # -- blocking code -----------------------------------------------------------------
+
+    def run_in_executor(  # type: ignore[override]  # inline: any executor is ignored
+        self, executor: Any, func: Callable[..., T], *args: Any
+    ) -> asyncio.Future[T]:
+        """Run `func` in a fiber, so that it may block; no thread is started."""
+        self._check_closed()
+        return self.make_task(self.sim.bridge_here().call_blocking(func, *args))
+
+    def set_default_executor(self, executor: Any) -> None:
+        """Accept and ignore it: executors are fibers here."""
+
+    def escape(self, call: str, instead: str) -> EscapeError:
+        """Make, and keep on the run, the error for a call that leaves it."""
+        error = EscapeError(
+            f"{call} at {caller_place()} leaves the simulation "
+            f"(host {self.strand.life.host!r}, {self.strand.label}, "
+            f"{self.now_ns / 1e9:.9g} s); {instead}"
+        )
+        self.sim.keep(error)
+        return error

@@ -1,0 +1,437 @@
+"""The heart of the simulation: an integer clock, one heap, one list of what can run.
+
+The laws of this file:
+
+- A heap entry is a tuple `(when_ns, seq, strand, fn, args)`; `seq` is unique, so
+  comparison never goes further and stays in C.
+- Time never moves while something can run. When nothing can, the clock takes the
+  earliest instant of the heap and makes all its entries runnable, in `seq` order.
+- A turn is exactly one entry, chosen by the policy among the runnable ones.
+- Entries of one strand run in the order they became runnable, whatever is chosen.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections import deque
+from heapq import heapify, heappop, heappush
+from typing import TYPE_CHECKING, Any, Final
+
+from rpcsim.errors import (
+    LivelockError,
+    RealTimeLimitError,
+    SimulationError,
+    StalledError,
+    StepLimitError,
+    TimeLimitError,
+)
+from rpcsim.ports import NANOS, duration_text
+from rpcsim.sim._strand import Life, Strand
+from rpcsim.sim._task import SimTimerHandle, callback_name
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Callable
+
+    from rpcsim.sim._policy import Chooser
+    from rpcsim.sim._strand import Entry, StrandLike
+    from rpcsim.trace import Trace
+
+__all__ = ["Limits", "Scheduler"]
+
+# Look at limits, memory and the trace this often, in turns: often enough to stop a
+# runaway within a millisecond, rarely enough to cost nothing.
+CHECK_EVERY: Final = 1024
+# Young garbage is collected at repeatable moments, as automatic collection is off.
+GC_STEPS: Final = 50_000
+# Rebuild the heap when more than half of so many entries are tombstones.
+HEAP_REBUILD: Final = 1_000
+# Turns looked at before a livelock is reported.
+SAMPLE: Final = 100
+
+
+class Limits:
+    """How far a run may go.
+
+    Attributes:
+        steps_per_instant: Turns without time moving before `LivelockError`.
+        max_steps: Turns in all; `None` for no limit.
+        max_time_ns: Simulated nanoseconds; `None` for no limit.
+        max_real: Seconds of real time; needs `real_clock`.
+        stall_ns: Simulated nanoseconds in which only background entries ran.
+    """
+
+    __slots__ = (
+        "max_real",
+        "max_steps",
+        "max_time_ns",
+        "real_clock",
+        "stall_ns",
+        "steps_per_instant",
+    )
+
+    def __init__(
+        self,
+        *,
+        steps_per_instant: int = 100_000,
+        max_steps: int | None = None,
+        max_time_ns: int | None = None,
+        max_real: float | None = None,
+        real_clock: Callable[[], float] | None = None,
+        stall_ns: int = 24 * 3600 * NANOS,
+    ) -> None:
+        if max_real is not None and real_clock is None:
+            raise ValueError("max_real needs a real clock to be handed in")
+        self.steps_per_instant = steps_per_instant
+        self.max_steps = max_steps
+        self.max_time_ns = max_time_ns
+        self.max_real = max_real
+        self.real_clock = real_clock
+        self.stall_ns = stall_ns
+
+
+class Scheduler:
+    """Runs entries; knows nothing of asyncio's loop interface."""
+
+    def __init__(
+        self, *, chooser: Chooser | None, trace: Trace, limits: Limits, host: str
+    ) -> None:
+        self.now_ns = 0
+        self.steps = 0
+        self.trace: Final = trace
+        self.limits: Final = limits
+        self.world_life: Final = Life(host, 1)
+        self.world_strand: Final = Strand("world", self.world_life)
+        # The strand whose entry runs, and the record that led to it; the world's
+        # strand and -1 outside every step.
+        self.strand: StrandLike = self.world_strand
+        self.cause = -1
+        self.pumping = False
+        self._chooser = chooser
+        self._ready: list[Any] = []
+        self._heap: list[tuple[int, int, StrandLike, Any, Any]] = []
+        self._seq = 0
+        self._tombstones = 0
+        self._float_now = 0.0
+        self._instant_steps = 0
+        self._foreground_ns = 0
+        self._gc_at = GC_STEPS
+        self._real_start = 0.0
+        self._sample: dict[str, int] = {}
+
+    # -- scheduling ------------------------------------------------------------------
+
+    def next_seq(self) -> int:
+        """Give the next number of this loop's one sequence."""
+        self._seq += 1
+        return self._seq
+
+    def push(
+        self, strand: StrandLike, fn: Callable[..., Any], args: tuple[Any, ...]
+    ) -> None:
+        """Make an entry runnable now."""
+        entry = (fn, args, self.cause)
+        if strand.first is None:
+            strand.first = entry
+        elif strand.more is None:
+            strand.more = deque((entry,))
+        else:
+            strand.more.append(entry)
+        self._ready.append(strand)
+
+    def at(
+        self,
+        when_ns: int,
+        strand: StrandLike,
+        fn: Callable[..., Any],
+        args: tuple[Any, ...],
+    ) -> None:
+        """Make an entry runnable at an instant; one in the past is due now."""
+        self._seq = seq = self._seq + 1
+        # The cause rides along; internal entries are never cancelled.
+        heappush(
+            self._heap,
+            (max(when_ns, self.now_ns), seq, strand, fn, (args, self.cause)),
+        )
+
+    def push_timer(self, handle: SimTimerHandle) -> None:
+        """Put a timer of user code into the heap."""
+        self._seq = seq = self._seq + 1
+        heappush(self._heap, (handle.when_ns, seq, handle.strand, None, handle))
+
+    def timer_cancelled(self) -> None:
+        """Note a tombstone; rebuild the heap when they are the majority."""
+        self._tombstones += 1
+        heap = self._heap
+        if len(heap) > HEAP_REBUILD and self._tombstones * 2 > len(heap):
+            heap[:] = [
+                entry for entry in heap if entry[3] is not None or entry[4]._scheduled
+            ]
+            heapify(heap)
+            self._tombstones = 0
+
+    def drop(self, life: Life) -> None:
+        """Take what a dead life scheduled out of the heap: no time is spent on it."""
+        heap = self._heap
+        life.parked.append([entry for entry in heap if entry[2].life is life])
+        heap[:] = [entry for entry in heap if entry[2].life is not life]
+        heapify(heap)
+        self._tombstones = sum(e[3] is None and not e[4]._scheduled for e in heap)
+
+    def next_event_ns(self) -> int | None:
+        """Give the next instant something is due; `None` when nothing is."""
+        if self._ready:
+            return self.now_ns
+        heap = self._heap
+        while heap and heap[0][3] is None and not heap[0][4]._scheduled:
+            heappop(heap)
+            self._tombstones -= 1
+        return heap[0][0] if heap else None
+
+    def idle(self) -> bool:
+        """Whether nothing is runnable, and only background entries are pending."""
+        return not any(strand is not None for strand in self._ready) and all(
+            self._in_background(entry[2])
+            or (entry[3] is None and not entry[4]._scheduled)
+            for entry in self._heap
+        )
+
+    def pending_timers(self) -> list[SimTimerHandle]:
+        """Give the timers of user code that are still to fire, in due order."""
+        entries = sorted(entry[:2] + entry[3:] for entry in self._heap)
+        return [args for *_, fn, args in entries if fn is None and args._scheduled]
+
+    def reshelve(self, life: Life) -> None:
+        """Put what came up while a life was shut back in line, in its order."""
+        shelf, life.shelf = life.shelf, []
+        cause = self.cause
+        for strand, (fn, args, self.cause) in shelf:
+            self.push(strand, fn, args)
+        self.cause = cause
+
+    # -- running ---------------------------------------------------------------------
+
+    def pump(
+        self,
+        until: Callable[[], bool] | None = None,
+        *,
+        deadline_ns: int | None = None,
+        turns: int | None = None,
+        jump: bool = True,
+    ) -> bool:
+        """Run turns until `until()` is true, nothing is left, or a bound is reached.
+
+        Args:
+            until: Asked before every turn; `None` never ends it.
+            deadline_ns: Time does not move beyond this instant; when nothing is due
+                up to it, the clock is set to it.
+            turns: Most turns to run.
+            jump: Whether time may move at all.
+
+        Returns:
+            Whether `until` ended it.
+        """
+        if self.pumping:
+            raise SimulationError("the simulation is already running here")
+        self.pumping = True
+        ready = self._ready
+        chooser = self._chooser
+        trace = self.trace
+        record = trace.raw.append if trace.level == "steps" else None
+        steps = self.steps
+        stop_at = None if turns is None else steps + turns
+        head = 0
+        check_at = steps  # the first turn looks at the limits
+        if self.limits.real_clock is not None:
+            self._real_start = self.limits.real_clock()
+        collecting = gc.isenabled()
+        gc.disable()
+        try:
+            while until is None or not until():
+                n = len(ready) - head
+                if n == 0:
+                    if head:
+                        ready.clear()
+                        head = 0
+                    if not jump or not self._advance(deadline_ns):
+                        return False
+                    self._instant_steps = steps
+                    continue
+                if steps >= check_at:
+                    if steps == stop_at:
+                        return False
+                    if head:
+                        del ready[:head]
+                        head = 0
+                    check_at = self._check(steps, stop_at)
+                strand = ready[head]
+                if n > 1 and chooser is not None:
+                    chosen = chooser(n)
+                    if chosen:
+                        chosen += head
+                        ready[chosen], strand = strand, ready[chosen]
+                # The mention is gone from here on: what a finished task held may go.
+                ready[head] = None
+                head += 1
+                entry: Entry = strand.first
+                more = strand.more
+                strand.first = more.popleft() if more else None
+                life = strand.life
+                if life.shut:
+                    life.shelf.append((strand, entry))
+                    continue
+                fn, args, self.cause = entry
+                self.strand = strand
+                steps += 1
+                if record is not None:
+                    record(
+                        (self.now_ns, "step", life.host, strand.label, self.cause, ())
+                    )
+                fn(*args)
+            return True
+        finally:
+            self.steps = steps
+            del ready[:head]
+            self.strand = self.world_strand
+            self.cause = -1
+            self.pumping = False
+            if collecting:
+                gc.enable()
+
+    def _advance(self, deadline_ns: int | None) -> bool:
+        """Move time to the next instant; false when nothing is due (up to a bound)."""
+        when = self.next_event_ns()
+        if when is None or (deadline_ns is not None and when > deadline_ns):
+            if deadline_ns is not None and deadline_ns > self.now_ns:
+                self._move_to(deadline_ns)
+            return False
+        if when > self.now_ns:
+            self._move_to(when)
+        heap, ready, trace = self._heap, self._ready, self.trace
+        timers = trace.level == "steps"
+        foreground = False
+        while heap and heap[0][0] == when:
+            _, _, strand, fn, args = heappop(heap)
+            if fn is None:
+                handle: SimTimerHandle = args
+                if not handle._scheduled:
+                    self._tombstones -= 1
+                    continue
+                handle._scheduled = False
+                if handle._when > self._float_now:
+                    self._float_now = handle._when
+                entry: Entry = (handle.run, (), handle.cause)
+                if timers:
+                    host, label = strand.life.host, strand.label
+                    trace.append(when, "timer", host, label, handle.cause, ())
+            else:
+                entry = (fn, *args)
+            if strand.first is None:
+                strand.first = entry
+            elif strand.more is None:
+                strand.more = deque((entry,))
+            else:
+                strand.more.append(entry)
+            ready.append(strand)
+            foreground = foreground or not self._in_background(strand)
+        if foreground:
+            self._foreground_ns = when
+        elif when - self._foreground_ns > self.limits.stall_ns:
+            raise StalledError(
+                f"only background work ran since {self._foreground_ns / 1e9:.9g} s of "
+                f"simulated time (now {when / 1e9:.9g} s) while the main program waited"
+            )
+        return True
+
+    def _in_background(self, strand: StrandLike) -> bool:
+        return strand.life.background or getattr(strand, "background", False)
+
+    def _move_to(self, when_ns: int) -> None:
+        limit = self.limits.max_time_ns
+        if limit is not None and when_ns > limit:
+            raise TimeLimitError(
+                f"the run wants to go on at {when_ns / 1e9:.9g} s, beyond its limit of "
+                f"{duration_text(limit)} of simulated time; raise max_time, or look "
+                "at what still waits",
+            )
+        self.now_ns = when_ns
+        now = when_ns / 1e9
+        if now > self._float_now:
+            self._float_now = now
+
+    def _check(self, steps: int, stop_at: int | None) -> int:
+        """Look at limits and memory; give the turn at which to look again."""
+        limits = self.limits
+        in_instant = steps - self._instant_steps
+        if in_instant > limits.steps_per_instant:
+            error = self._livelock(in_instant)
+            if error is not None:
+                raise error
+            return steps + 1
+        if self._sample:
+            self._sample.clear()
+        if limits.max_steps is not None and steps >= limits.max_steps:
+            raise StepLimitError(
+                f"{steps} turns ran, the limit of this run, at {self.now_ns / 1e9:.9g} "
+                "s of simulated time; raise max_steps, or look for work that repeats",
+            )
+        if limits.max_real is not None and limits.real_clock is not None:
+            spent = limits.real_clock() - self._real_start
+            if spent > limits.max_real:
+                raise RealTimeLimitError(
+                    f"the run took {spent:.1f} s of real time, more than max_real = "
+                    f"{limits.max_real:g} s, at {self.now_ns / 1e9:.9g} s simulated",
+                )
+        if steps >= self._gc_at:
+            self._gc_at = steps + GC_STEPS
+            gc.collect(0)
+        self.trace.trim()
+        again = steps + CHECK_EVERY
+        if limits.max_steps is not None:
+            again = min(again, limits.max_steps)
+        return again if stop_at is None else min(again, stop_at)
+
+    def _livelock(self, turns: int) -> SimulationError | None:
+        """Watch who is runnable for some more turns, then make the error."""
+        sample = self._sample
+        for strand in self._ready:
+            entry = strand.first
+            told = f"{callback_name(entry[0], entry[1])} of {strand.label}"
+            sample[told] = sample.get(told, 0) + 1
+        if turns < self.limits.steps_per_instant + SAMPLE:
+            return None
+        frequent = sorted(sample.items(), key=lambda item: -item[1])[:10]
+        lines = "\n".join(f"    {count} x {told}" for told, count in frequent)
+        return LivelockError(
+            f"{turns} turns ran at {self.now_ns / 1e9:.9g} s without time moving; "
+            f"runnable in the last {SAMPLE} of them:\n{lines}\n"
+            "Something reschedules itself at once: wait for an event, or sleep."
+        )
+
+    # -- asyncio's face of the same state ----------------------------------------------
+
+    def time(self) -> float:
+        """Give the simulated time in seconds, never less than a fired deadline."""
+        return self._float_now
+
+    def timer_at(
+        self,
+        when: float,
+        when_ns: int,
+        callback: Callable[..., Any],
+        args: tuple[Any, ...],
+        context: Any,
+    ) -> asyncio.TimerHandle:
+        """Schedule a timer of user code on the running strand."""
+        handle = SimTimerHandle(
+            when,
+            when_ns,
+            callback,
+            args,
+            self,  # type: ignore[arg-type]  # the loop is the subclass
+            context,
+            self.strand,
+            self.cause,
+        )
+        self.push_timer(handle)
+        return handle

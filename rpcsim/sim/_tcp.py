@@ -1,0 +1,545 @@
+"""TCP streams on the simulated network: two endpoints, one flow in each direction.
+
+The laws: bytes of one direction arrive in order, never altered or duplicated;
+`connection_made` comes before data on both sides, end-of-file after the last data, and
+`connection_lost` exactly once and last. A packet that is dropped makes the stream
+stall: it is sent again after 200 ms, doubling (RFC 6298 bounds), until the link lets
+it pass or 924 s are over (Linux `tcp_retries2` = 15).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+from collections import deque
+from contextvars import Context, copy_context
+from typing import TYPE_CHECKING, Any, Final
+from zlib import crc32
+
+from rpcsim.ports import NANOS, message_data
+from rpcsim.sim._strand import Strand
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from rpcsim.ports import Address, MessageInfo
+    from rpcsim.sim._links import Link
+    from rpcsim.sim._net import SimNet
+    from rpcsim.sim._strand import Life
+
+__all__ = ["Endpoint", "Flow", "SimTransport"]
+
+SEND_BUFFER: Final = 64 * 1024
+RECEIVE_BUFFER: Final = 64 * 1024
+HIGH_WATER: Final = 64 * 1024
+FIRST_RETRY_NS: Final = 200_000_000
+LONGEST_RETRY_NS: Final = 120 * NANOS
+RETRANSMIT_TIMEOUT_NS: Final = 924 * NANOS
+
+# What travels: data is bytes, the rest are these marks.
+FIN: Final = "fin"
+RST: Final = "rst"
+ACK: Final = "ack"
+
+
+class Flow:
+    """One direction of a connection: what was written and has not left yet."""
+
+    __slots__ = (
+        "_last_due",
+        "_retry_ns",
+        "_since",
+        "_stalled",
+        "back",
+        "buffered",
+        "dst",
+        "in_flight",
+        "link",
+        "net",
+        "pending",
+        "src",
+    )
+
+    def __init__(
+        self, net: SimNet, src: Endpoint, dst: Endpoint, link: Link, back: Link
+    ) -> None:
+        self.net = net
+        self.src = src
+        self.dst = dst
+        self.link = link
+        self.back = back
+        self.pending: deque[bytes | str] = deque()
+        self.buffered = 0  # bytes in `pending`
+        self.in_flight = 0  # bytes sent and not arrived
+        self._last_due = 0
+        self._stalled = False
+        self._retry_ns = FIRST_RETRY_NS
+        self._since = 0
+
+    def send(self, item: bytes | str) -> None:
+        """Send a piece of data or a mark, after all that was sent before."""
+        if self.pending or not self._transmit(item):
+            self.pending.append(item)
+            if item.__class__ is not str:
+                self.buffered += len(item)
+
+    def _transmit(self, item: bytes | str) -> bool:
+        """Put one item on the wire, unless the link, the window or a crash bars it."""
+        link, dst, loop = self.link, self.dst, self.net.loop
+        if link.cut or dst.life.dead:
+            return self._barred(item)
+        size = 0
+        if item.__class__ is not str:
+            size = len(item)
+            if dst.reading_paused and dst.unread + self.in_flight >= RECEIVE_BUFFER:
+                return False  # `window_opened` goes on
+        due = loop.now_ns + link.delay()
+        self._retry_ns = FIRST_RETRY_NS
+        self.in_flight += size
+        if due <= self._last_due:
+            due = self._last_due  # never overtake what was sent before
+        self._last_due = due
+        if due > loop.now_ns:
+            loop.at(due, dst.strand, dst.arrive, (item,))
+        else:
+            loop.push(dst.strand, dst.arrive, (item,))
+        return True
+
+    def _barred(self, item: bytes | str) -> bool:
+        dst = self.dst
+        if dst.life.dead and not self.link.cut and self.net.answers_for(dst):
+            # The machine is up again (or only the process died): its system does not
+            # know the connection, and says so after one round trip.
+            if item.__class__ is not str:
+                self._reset_back()
+            return True
+        if not self._stalled:
+            self._stalled = True
+            self._since = self.net.loop.now_ns
+            self._retry_later()
+        return False
+
+    def _reset_back(self) -> None:
+        if self.back.cut:
+            return
+        loop = self.net.loop
+        due = loop.now_ns + self.link.delay() + self.back.delay()
+        loop.at(due, self.src.strand, self.src.arrive, (RST,))
+
+    def _retry_later(self) -> None:
+        loop = self.net.loop
+        loop.at(loop.now_ns + self._retry_ns, self.src.strand, self._retry, ())
+        self._retry_ns = min(self._retry_ns * 2, LONGEST_RETRY_NS)
+
+    def _retry(self) -> None:
+        if not self.pending or self.src.lost:
+            self._stalled = False
+            return
+        dead = self.dst.life.dead and not self.net.answers_for(self.dst)
+        if self.link.cut or dead:
+            if self.net.loop.now_ns - self._since >= RETRANSMIT_TIMEOUT_NS:
+                self.src.fail(TimeoutError(errno.ETIMEDOUT, "Connection timed out"))
+                return
+            self._retry_later()
+            return
+        self._stalled = False
+        self.flush()
+
+    def flush(self) -> None:
+        """Send what is pending, as far as it may go."""
+        pending = self.pending
+        while pending:
+            item = pending[0]
+            if not self._transmit(item):
+                break
+            pending.popleft()
+            if item.__class__ is not str:
+                self.buffered -= len(item)
+        self.src.drained()
+
+    def window_opened(self) -> None:
+        """The reader took bytes: the sender learns it one latency later."""
+        loop = self.net.loop
+        due = loop.now_ns + self.back.delay()
+        loop.at(due, self.src.strand, self.flush, ())
+
+    def drop_pending(self) -> None:
+        """Forget what has not left."""
+        self.pending.clear()
+        self.buffered = 0
+
+
+class Endpoint:
+    """One end of a connection: its transport's state, and what arrives."""
+
+    __slots__ = (
+        "_in_buffer",
+        "_inbox",
+        "_made",
+        "accept",
+        "closing",
+        "context",
+        "eof_sent",
+        "high",
+        "label",
+        "life",
+        "local",
+        "lost",
+        "low",
+        "net",
+        "number",
+        "on_lost",
+        "out",
+        "peer",
+        "protocol",
+        "reading_paused",
+        "remote",
+        "strand",
+        "transport",
+        "unread",
+        "writing_paused",
+    )
+
+    def __init__(
+        self, net: SimNet, life: Life, label: str, local: Address, remote: Address
+    ) -> None:
+        self.net = net
+        self.life = life
+        self.label = label
+        self.local = local
+        self.remote = remote
+        self.number = net.loop.next_seq()
+        self.strand = (
+            life.strand
+            if net.loop.per_host
+            else Strand(f"{life.host}/{label}", life, background=life.background)
+        )
+        self.context: Context = copy_context()
+        self.protocol: Any = None
+        self.transport = SimTransport(self)
+        self.out: Flow
+        self.peer: Endpoint
+        # Set on the accepting side until the handshake's last packet is here.
+        self.accept: Callable[[Endpoint], None] | None = None
+        self.on_lost: Callable[[Endpoint], None] | None = None
+        self._inbox: deque[bytes | str] = deque()
+        self._made = False
+        self.unread = 0
+        self.reading_paused = True  # until the protocol is there
+        self.writing_paused = False
+        self.closing = False
+        self.lost = False
+        self.eof_sent = False
+        self.high = HIGH_WATER
+        self.low = HIGH_WATER // 4
+        life.endpoints[self.number] = self
+
+    def __repr__(self) -> str:
+        state = "lost" if self.lost else "closing" if self.closing else "open"
+        return f"<endpoint {self.label} on {self.life.host}: {state}>"
+
+    # -- arrival -----------------------------------------------------------------------
+
+    def arrive(self, item: bytes | str) -> None:
+        """Take what the network delivers, in order."""
+        if item.__class__ is not str:
+            self.peer.out.in_flight -= len(item)
+        if item is RST:
+            self._reset()
+            return
+        if self.accept is not None:
+            accept, self.accept = self.accept, None
+            accept(self)
+        if item is ACK:
+            return
+        if self.lost or (self.closing and item is not FIN):
+            if item is not FIN:
+                self._send_reset()
+            return
+        if self.reading_paused or self._inbox:
+            self._inbox.append(item)
+            if item.__class__ is not str:
+                self.unread += len(item)
+            return
+        self._deliver(item)
+
+    def _deliver(self, item: bytes | str) -> None:
+        if item is FIN:
+            self.trace("conn.eof")
+            if self.closing:
+                return
+            if not self.call(self.protocol.eof_received):
+                self.transport.close()
+            return
+        self.call(self.protocol.data_received, item)
+
+    def _reset(self) -> None:
+        if self.lost:
+            return
+        self.trace("conn.reset")
+        self._inbox.clear()
+        self.fail(ConnectionResetError(errno.ECONNRESET, "Connection reset by peer"))
+
+    def _send_reset(self) -> None:
+        out = self.out
+        out.drop_pending()
+        if not out.link.cut and not out.dst.life.dead:
+            loop = self.net.loop
+            # A reset overtakes nothing that is on the wire, but waits for nothing.
+            due = max(loop.now_ns + out.link.delay(), out._last_due)
+            loop.at(due, out.dst.strand, out.dst.arrive, (RST,))
+
+    def call(self, callback: Callable[..., Any], *args: Any) -> Any:
+        """Call the protocol in the connection's context; its failure is fatal here."""
+        try:
+            return self.context.run(callback, *args)
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException as error:  # noqa: BLE001 - as asyncio's transports do
+            loop = self.net.loop
+            loop.call_exception_handler(
+                {
+                    "message": f"{callback.__qualname__}() failed on {self.label}",
+                    "exception": error,
+                    "transport": self.transport,
+                    "protocol": self.protocol,
+                }
+            )
+            self.fail(error if isinstance(error, Exception) else None, reset=True)
+            return None
+
+    def trace(self, kind: str, *data: tuple[str, Any]) -> None:
+        """Record something about this connection."""
+        loop = self.net.loop
+        host, strand = self.life.host, self.strand.label
+        pairs = (("connection", self.label), *data)
+        loop.cause = loop.trace.append(
+            loop.now_ns, kind, host, strand, loop.cause, pairs
+        )
+
+    # -- begin and end -------------------------------------------------------------------
+
+    def begin(self, protocol: Any) -> None:
+        """Hand the transport to the protocol, then whatever arrived before."""
+        self.protocol = protocol
+        self.trace("conn.open")
+        self.reading_paused = False
+        self.call(protocol.connection_made, self.transport)
+        self._made = True
+        if self._inbox and not self.reading_paused:
+            self.net.loop.push(self.strand, self.read_on, ())
+
+    def read_on(self) -> None:
+        """Deliver what waits, until the protocol pauses again."""
+        inbox = self._inbox
+        took = False
+        while inbox and not self.reading_paused and not self.lost:
+            item = inbox.popleft()
+            if item.__class__ is not str:
+                self.unread -= len(item)
+                took = True
+            if self.closing:
+                continue
+            self._deliver(item)
+        if took and self.peer.out.pending:
+            self.peer.out.window_opened()
+
+    def close(self) -> None:
+        """Flush, then end; unread data makes it a reset."""
+        if self.closing or self.lost:
+            return
+        self.closing = True
+        if self.unread:
+            self._inbox.clear()
+            self._send_reset()
+            self.net.loop.push(self.strand, self.lose, (None,))
+            return
+        if not self.eof_sent:
+            self.eof_sent = True
+            self.out.send(FIN)
+        self.drained()
+
+    def fail(self, error: Exception | None, *, reset: bool = False) -> None:
+        """End at once: nothing more is sent or delivered."""
+        if self.lost:
+            return
+        self.closing = True
+        self._inbox.clear()
+        if reset:
+            self._send_reset()
+        self.out.drop_pending()
+        self.net.loop.push(self.strand, self.lose, (error,))
+
+    def lose(self, error: Exception | None) -> None:
+        """Tell the protocol, once and last."""
+        if self.lost:
+            return
+        self.lost = True
+        self.life.endpoints.pop(self.number, None)
+        self.trace("conn.lost", ("error", type(error).__name__ if error else None))
+        if self._made:
+            self.call(self.protocol.connection_lost, error)
+        if self.on_lost is not None:
+            self.on_lost(self)
+
+    # -- writing -------------------------------------------------------------------------
+
+    def buffered(self) -> int:
+        """Bytes the system has not taken: what is beyond its send buffer."""
+        return max(0, self.out.buffered - SEND_BUFFER)
+
+    def write(self, data: bytes) -> None:
+        """Send bytes."""
+        if self.trace_data:
+            self.trace("conn.data", ("bytes", len(data)), ("crc", crc32(data)))
+        self.out.send(data)
+        if self.writing_paused or self.buffered() <= self.high:
+            return
+        self.writing_paused = True
+        self.call(self.protocol.pause_writing)
+
+    @property
+    def trace_data(self) -> bool:
+        """Whether the trace takes records at all."""
+        return self.net.loop.trace.level != "off"
+
+    def drained(self) -> None:
+        """The buffer shrank: let the protocol write on, or finish a close."""
+        if self.lost:
+            return
+        if self.writing_paused and self.buffered() <= self.low:
+            self.writing_paused = False
+            self.call(self.protocol.resume_writing)
+        if self.closing and not self.buffered():
+            self.net.loop.push(self.strand, self.lose, (None,))
+
+
+class SimTransport(asyncio.Transport):
+    """asyncio's transport over an endpoint."""
+
+    __slots__ = ("_end",)
+
+    def __init__(self, end: Endpoint) -> None:
+        self._end = end
+
+    def __repr__(self) -> str:
+        return f"<SimTransport {self._end.label} on {self._end.life.host}>"
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        """Send bytes in order; after a loss they are dropped."""
+        end = self._end
+        if data.__class__ is not bytes:
+            if not isinstance(data, (bytes, bytearray, memoryview)):
+                raise TypeError(
+                    "data argument must be a bytes-like object, "
+                    f"not {type(data).__name__!r}"
+                )
+            data = bytes(data)
+        if end.eof_sent:
+            if end.closing:
+                return
+            raise RuntimeError("Cannot call write() after write_eof()")
+        if data and not end.closing:
+            end.write(data)  # type: ignore[arg-type]  # made bytes above
+
+    def writelines(
+        self, list_of_data: Iterable[bytes | bytearray | memoryview]
+    ) -> None:
+        """Send several pieces as one write."""
+        self.write(b"".join(list_of_data))
+
+    def write_message(self, frame: bytes, info: MessageInfo) -> None:
+        """Send one frame, telling the trace what it means."""
+        end = self._end
+        if end.trace_data:
+            loop = end.net.loop
+            host, strand = end.life.host, loop.strand.label
+            loop.cause = loop.trace.append(
+                loop.now_ns,
+                f"call.{info.kind}",
+                host,
+                strand,
+                loop.cause,
+                message_data(info),
+            )
+        self.write(frame)
+
+    def write_eof(self) -> None:
+        """Close our direction after the last byte."""
+        end = self._end
+        if not end.eof_sent and not end.closing:
+            end.eof_sent = True
+            end.out.send(FIN)
+
+    def can_write_eof(self) -> bool:
+        """Always possible."""
+        return True
+
+    def close(self) -> None:
+        """Flush, then close both directions."""
+        self._end.close()
+
+    def abort(self) -> None:
+        """Close now; the peer sees a reset."""
+        self._end.fail(None, reset=True)
+
+    def is_closing(self) -> bool:
+        """Whether it is closing or lost."""
+        return self._end.closing
+
+    def is_reading(self) -> bool:
+        """Whether data is delivered."""
+        return not self._end.reading_paused and not self._end.closing
+
+    def pause_reading(self) -> None:
+        """Deliver no data until `resume_reading`."""
+        if not self._end.closing:
+            self._end.reading_paused = True
+
+    def resume_reading(self) -> None:
+        """Deliver data again, beginning with what waits."""
+        end = self._end
+        if end.reading_paused and not end.closing:
+            end.reading_paused = False
+            end.net.loop.push(end.strand, end.read_on, ())
+
+    def set_write_buffer_limits(
+        self, high: int | None = None, low: int | None = None
+    ) -> None:
+        """Set where `pause_writing` and `resume_writing` are called, in bytes."""
+        if high is None:
+            high = HIGH_WATER if low is None else 4 * low
+        if low is None:
+            low = high // 4
+        if not high >= low >= 0:
+            raise ValueError(f"high ({high!r}) must be >= low ({low!r}) must be >= 0")
+        self._end.high, self._end.low = high, low
+
+    def get_write_buffer_size(self) -> int:
+        """Bytes written and not yet taken by the system."""
+        return self._end.buffered()
+
+    def get_write_buffer_limits(self) -> tuple[int, int]:
+        """Give the limits as (low, high)."""
+        return self._end.low, self._end.high
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        """Give `peername`, `sockname`, `socket` or `connection` (the label)."""
+        end = self._end
+        if name == "peername":
+            return end.remote
+        if name == "sockname":
+            return end.local
+        if name == "connection":
+            return end.label
+        if name == "socket":
+            return end.net.socket_of(end.local, end.remote)
+        return default
+
+    def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
+        """Hand what arrives to another protocol from now on."""
+        self._end.protocol = protocol
+
+    def get_protocol(self) -> asyncio.BaseProtocol:
+        """Give the protocol."""
+        return self._end.protocol  # type: ignore[no-any-return]
