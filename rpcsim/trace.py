@@ -20,7 +20,7 @@ import msgspec
 from rpcsim.errors import TraceFormatError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
 __all__ = [
     "Data",
@@ -126,6 +126,7 @@ class Trace:
         "_protocol",
         "_schedule",
         "_sealed",
+        "_watchers",
         "level",
         "raw",
     )
@@ -137,6 +138,7 @@ class Trace:
         self._dropped = 0  # records no longer in `raw`
         self._base = 0  # records already folded into the digests
         self._sealed = False
+        self._watchers: list[Callable[[Record], None]] = []
         self._protocol = hashlib.blake2b(digest_size=16)
         self._schedule = hashlib.blake2b(digest_size=16)
 
@@ -169,7 +171,20 @@ class Trace:
         raw.append((t_ns, kind, host, strand, cause, data))
         if len(raw) >= self._keep + 2 * CHUNK:
             self.trim()
-        return self._dropped + len(raw) - 1
+        number = self._dropped + len(raw) - 1
+        if self._watchers:
+            record = Record(number, t_ns, kind, host, strand, cause, data)
+            for watcher in self._watchers:
+                watcher(record)
+        return number
+
+    def watch(self, fn: Callable[[Record], None]) -> None:
+        """Have `fn` called with every record from now on, as it is added.
+
+        It runs in the midst of whatever made the record, so it may only note things
+        and wake others.
+        """
+        self._watchers.append(fn)
 
     def seal(self) -> None:
         """Take no more records: the verdict is formed."""

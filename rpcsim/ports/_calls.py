@@ -48,6 +48,7 @@ class Call:
         cntr: Constructor arguments `(args, kwargs)`; `None` if never given.
         options: The client's effective options, by their documented names.
         deadline_ns: Latest end on the caller's monotonic clock; `None` for none.
+        id: The id chosen by the caller (a serial number); `""` lets the port choose.
     """
 
     family: str
@@ -59,6 +60,7 @@ class Call:
     cntr: tuple[tuple[Any, ...], Mapping[str, Any]] | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
     deadline_ns: int | None = None
+    id: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -186,7 +186,7 @@ def _host_number(sim: Sim) -> int:
 
 def _getpid() -> int:
     sim = _slot.sim
-    return _real["getpid"]() if sim is None else _host_number(sim)  # type: ignore[no-any-return]
+    return _real["getpid"]() if sim is None else _host_number(sim)
 
 
 def _host_name(name: str) -> Callable[[], str]:
@@ -194,7 +194,7 @@ def _host_name(name: str) -> Callable[[], str]:
 
     def ask() -> str:
         sim = _slot.sim
-        return original() if sim is None else sim.loop.life_of().host  # type: ignore[no-any-return]
+        return original() if sim is None else sim.loop.life_of().host
 
     return ask
 

@@ -11,7 +11,7 @@ import asyncio.tasks
 from typing import TYPE_CHECKING, Any, Final, Self
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
     from contextvars import Context
 
 __all__ = [
@@ -32,12 +32,12 @@ get_running_loop_or_none: Final = asyncio._get_running_loop
 
 def has_unread_failure(future: asyncio.Future[Any]) -> bool:
     """Whether it failed and nobody asked for its exception yet."""
-    return bool(future._log_traceback)  # type: ignore[attr-defined]  # C attribute
+    return bool(future._log_traceback)
 
 
 def mark_read(future: asyncio.Future[Any]) -> None:
     """Count its failure as taken, so that its destructor does not tell it again."""
-    future._log_traceback = False  # type: ignore[attr-defined]  # C attribute
+    future._log_traceback = False
 
 
 def quiet(task: asyncio.Task[Any]) -> None:
@@ -51,9 +51,9 @@ def awaited_by(task: asyncio.Task[Any]) -> asyncio.Future[Any] | None:
     return waiter
 
 
-def handle_parts(handle: asyncio.Handle) -> tuple[Any, tuple[Any, ...], Context]:
+def handle_parts(handle: Any) -> tuple[Any, Sequence[Any], Context]:
     """Give callback, arguments and context of a handle."""
-    return handle._callback, handle._args, handle._context  # type: ignore[attr-defined]  # slots
+    return handle._callback, handle._args, handle._context
 
 
 for _name in ("_log_traceback", "_fut_waiter", "_log_destroy_pending"):
@@ -122,7 +122,7 @@ class OrderedSet(set[Any]):
 
     def intersection_update(self, *others: Iterable[Any]) -> None:
         """Keep what is in all others."""
-        kept = set(self).intersection(*others)
+        kept = frozenset(self._order).intersection(*others)
         for item in [item for item in self._order if item not in kept]:
             self.discard(item)
 
@@ -152,25 +152,39 @@ class OrderedSet(set[Any]):
         mixed.symmetric_difference_update(other)
         return mixed
 
-    def __ior__(self, other: Any) -> Self:  # type: ignore[override,misc]  # any iterable
+    def __ior__(self, other: Any) -> Self:
         self.update(other)
         return self
 
-    def __isub__(self, other: Any) -> Self:  # type: ignore[override,misc]  # any iterable
+    def __isub__(self, other: Any) -> Self:
         self.difference_update(other)
         return self
 
-    def __iand__(self, other: Any) -> Self:  # type: ignore[override,misc]  # any iterable
+    def __iand__(self, other: Any) -> Self:
         self.intersection_update(other)
         return self
 
-    def __ixor__(self, other: Any) -> Self:  # type: ignore[override,misc]  # any iterable
+    def __ixor__(self, other: Any) -> Self:
         self.symmetric_difference_update(other)
         return self
 
-    union = __or__
-    difference = __sub__
-    intersection = __and__
+    def union(self, *others: Iterable[Any]) -> OrderedSet:
+        """Give a set of the items of all, in order."""
+        joined = self.copy()
+        joined.update(*others)
+        return joined
+
+    def difference(self, *others: Iterable[Any]) -> OrderedSet:
+        """Give a set of the items that are in none of the others."""
+        rest = self.copy()
+        rest.difference_update(*others)
+        return rest
+
+    def intersection(self, *others: Iterable[Any]) -> OrderedSet:
+        """Give a set of the items that are in all others."""
+        shared = self.copy()
+        shared.intersection_update(*others)
+        return shared
 
 
 class _TaskSets:

@@ -21,33 +21,8 @@ _SOCKETS: Final = (
     "the simulated network"
 )
 _PROCESSES: Final = "run the program's work as a host or in `call_blocking`"
-_FENCED: Final = {
-    "add_reader": _SOCKETS,
-    "remove_reader": _SOCKETS,
-    "add_writer": _SOCKETS,
-    "remove_writer": _SOCKETS,
-    "connect_accepted_socket": _SOCKETS,
-    "connect_read_pipe": _SOCKETS,
-    "connect_write_pipe": _SOCKETS,
-    "create_datagram_endpoint": _SOCKETS,
-    "create_unix_connection": _SOCKETS,
-    "create_unix_server": _SOCKETS,
-    "sendfile": _SOCKETS,
-    "sock_accept": _SOCKETS,
-    "sock_connect": _SOCKETS,
-    "sock_recv": _SOCKETS,
-    "sock_recv_into": _SOCKETS,
-    "sock_recvfrom": _SOCKETS,
-    "sock_recvfrom_into": _SOCKETS,
-    "sock_sendall": _SOCKETS,
-    "sock_sendfile": _SOCKETS,
-    "sock_sendto": _SOCKETS,
-    "start_tls": "TLS is not part of the simulated network in this version",
-    "subprocess_exec": _PROCESSES,
-    "subprocess_shell": _PROCESSES,
-    "add_signal_handler": "hosts of a simulation get no signals in this version",
-    "remove_signal_handler": "hosts of a simulation get no signals in this version",
-}
+_SIGNALS: Final = "hosts of a simulation get no signals in this version"
+_TLS: Final = "TLS is not part of the simulated network in this version"
 
 
 def caller_place() -> str:
@@ -61,12 +36,6 @@ def caller_place() -> str:
     return f"{frame.f_code.co_filename}:{frame.f_lineno}"
 
 
-class Fences:
-    """The fenced half of the loop's interface."""
-
-    escape: Callable[[str, str], EscapeError]
-
-
 def _fence(name: str, instead: str) -> Callable[..., Any]:
     def fenced(self: Fences, *args: object, **options: object) -> Any:
         raise self.escape(f"loop.{name}", instead)
@@ -77,5 +46,33 @@ def _fence(name: str, instead: str) -> Callable[..., Any]:
     return fenced
 
 
-for _name, _instead in _FENCED.items():
-    setattr(Fences, _name, _fence(_name, _instead))
+class Fences:
+    """The fenced half of the loop's interface."""
+
+    escape: Callable[[str, str], EscapeError]
+
+    add_reader = _fence("add_reader", _SOCKETS)
+    remove_reader = _fence("remove_reader", _SOCKETS)
+    add_writer = _fence("add_writer", _SOCKETS)
+    remove_writer = _fence("remove_writer", _SOCKETS)
+    connect_accepted_socket = _fence("connect_accepted_socket", _SOCKETS)
+    connect_read_pipe = _fence("connect_read_pipe", _SOCKETS)
+    connect_write_pipe = _fence("connect_write_pipe", _SOCKETS)
+    create_datagram_endpoint = _fence("create_datagram_endpoint", _SOCKETS)
+    create_unix_connection = _fence("create_unix_connection", _SOCKETS)
+    create_unix_server = _fence("create_unix_server", _SOCKETS)
+    sendfile = _fence("sendfile", _SOCKETS)
+    sock_accept = _fence("sock_accept", _SOCKETS)
+    sock_connect = _fence("sock_connect", _SOCKETS)
+    sock_recv = _fence("sock_recv", _SOCKETS)
+    sock_recv_into = _fence("sock_recv_into", _SOCKETS)
+    sock_recvfrom = _fence("sock_recvfrom", _SOCKETS)
+    sock_recvfrom_into = _fence("sock_recvfrom_into", _SOCKETS)
+    sock_sendall = _fence("sock_sendall", _SOCKETS)
+    sock_sendfile = _fence("sock_sendfile", _SOCKETS)
+    sock_sendto = _fence("sock_sendto", _SOCKETS)
+    start_tls = _fence("start_tls", _TLS)
+    subprocess_exec = _fence("subprocess_exec", _PROCESSES)
+    subprocess_shell = _fence("subprocess_shell", _PROCESSES)
+    add_signal_handler = _fence("add_signal_handler", _SIGNALS)
+    remove_signal_handler = _fence("remove_signal_handler", _SIGNALS)

@@ -98,7 +98,8 @@ async def _drive(fiber: Fiber) -> Any:
     loop = fiber.sim.loop
     task = fiber.task
     outer, task.fiber = task.fiber, fiber
-    switch, value = fiber.switch, ()
+    switch: Callable[..., Any] = fiber.switch
+    value: tuple[Any, ...] = ()
     try:
         while True:
             # Inside a fiber no loop counts as running, as in a thread, so that code

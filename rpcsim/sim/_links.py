@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from rpcsim.ports import duration_text, to_ns
@@ -69,7 +70,7 @@ class Uniform:
 
 def as_latency(value: Latency | Duration) -> Latency:
     """Read what a user gives as a latency: a distribution, or a duration."""
-    if isinstance(value, (int, float, str)) or hasattr(value, "total_seconds"):
+    if isinstance(value, (int, float, str, timedelta)):
         ns = to_ns(value)
         if ns < 0:
             raise ValueError(f"a latency cannot be negative: {value!r}")

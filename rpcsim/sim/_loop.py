@@ -60,7 +60,7 @@ async def _nothing() -> None:
 def _step_type() -> type:
     seen: list[type] = []
 
-    class Probe(asyncio.AbstractEventLoop):
+    class Probe:
         def call_soon(self, callback: Any, *args: Any, context: Any = None) -> Any:
             seen.append(type(callback))
 
@@ -68,7 +68,8 @@ def _step_type() -> type:
             return False
 
     coro = _nothing()
-    task = asyncio.Task(coro, loop=Probe())
+    probe: Any = Probe()
+    task = asyncio.Task(coro, loop=probe)
     quiet(task)
     coro.close()
     return seen[0]
@@ -83,7 +84,7 @@ _STEP: Final = _step_type()
 _WAKEUP: Final = "task_wakeup"
 
 
-class SimLoop(Fences, Scheduler, asyncio.AbstractEventLoop):
+class SimLoop(Fences, Scheduler, asyncio.AbstractEventLoop):  # type: ignore[misc]  # fences take anything
     """An event loop of its own: no selector, no self-pipe, no real clock.
 
     Args:
@@ -105,7 +106,7 @@ class SimLoop(Fences, Scheduler, asyncio.AbstractEventLoop):
     ) -> None:
         self.sim: Final = sim
         super().__init__(chooser=chooser, trace=trace, limits=limits, host=host)
-        self.create_future: Callable[[], SimFuture] = partial(  # type: ignore[method-assign]  # one C call
+        self.create_future: Callable[[], SimFuture] = partial(  # one C call
             SimFuture, loop=self
         )
         # What callbacks and tasks raised and nobody took, in order of occurrence.
@@ -173,7 +174,7 @@ class SimLoop(Fences, Scheduler, asyncio.AbstractEventLoop):
         self.sim.check_thread("loop.call_soon_threadsafe")
         return self.call_soon(callback, *args, context=context)
 
-    def call_later(
+    def call_later(  # type: ignore[override]  # any arguments
         self,
         delay: float,
         callback: Callable[..., Any],
@@ -194,7 +195,7 @@ class SimLoop(Fences, Scheduler, asyncio.AbstractEventLoop):
         # drift: time() at its firing is exactly this.
         return self.timer_at(when_ns / 1e9, when_ns, callback, args, context)
 
-    def call_at(
+    def call_at(  # type: ignore[override]  # any arguments
         self,
         when: float,
         callback: Callable[..., Any],
@@ -240,7 +241,8 @@ class SimLoop(Fences, Scheduler, asyncio.AbstractEventLoop):
         if self._closed:
             self._refuse_closed(coro)
         if self._task_factory is not None:
-            return self._from_factory(coro, name, context, options)
+            made: asyncio.Task[T] = self._from_factory(coro, name, context, options)
+            return made
         return self.make_task(coro, name=name, context=context)
 
     def make_task(
@@ -349,10 +351,10 @@ class SimLoop(Fences, Scheduler, asyncio.AbstractEventLoop):
         self.sim.pump(lambda: self._stopping)
         self._stopping = False
 
-    def run_until_complete(self, future: Awaitable[T]) -> T:
+    def run_until_complete(self, future: Generator[Any, None, T] | Awaitable[T]) -> T:
         """Run until `future` is done; give or raise its outcome."""
         self._check_closed()
-        return self.sim.complete(future)
+        return self.sim.complete(future)  # type: ignore[arg-type]  # old-style coroutines
 
     def stop(self) -> None:
         """End `run_forever` after the running turn."""
@@ -410,7 +412,7 @@ class SimLoop(Fences, Scheduler, asyncio.AbstractEventLoop):
     # -- errors ----------------------------------------------------------------------
 
     def callback_failed(
-        self, handle: asyncio.Handle, callback: object, error: BaseException
+        self, handle: object, callback: object, error: BaseException
     ) -> None:
         """Tell of an exception that came out of a callback."""
         self.call_exception_handler(
@@ -507,7 +509,7 @@ class SimLoop(Fences, Scheduler, asyncio.AbstractEventLoop):
         address, port = sockaddr[0], sockaddr[1]
         return self.net.host_for(address, self.life_of().host).name, str(port)
 
-    async def create_connection(  # type: ignore[override]  # what we do not offer is refused
+    async def create_connection(
         self,
         protocol_factory: Callable[[], Any],
         host: str | None = None,

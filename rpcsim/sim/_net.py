@@ -193,11 +193,11 @@ class SimNet:
             both: Whether the way back is shaped too.
             latency: A duration or a distribution (`Uniform("1ms", "5ms")`).
         """
-        sides = self.check_names(a), self.check_names(b)
+        left, right = self.check_names(a), self.check_names(b)
         shaped = None if latency is None else as_latency(latency)
-        self._shapes.append(Shape(*sides, shaped))
+        self._shapes.append(Shape(left, right, shaped))
         if both:
-            self._shapes.append(Shape(*reversed(sides), shaped))
+            self._shapes.append(Shape(right, left, shaped))
         for link in self._links.values():
             link.shape(self._shapes)
 

@@ -118,6 +118,7 @@ class Scheduler:
         self._gc_at = GC_STEPS
         self._real_start = 0.0
         self._sample: dict[str, int] = {}
+        self._sampled = 0
 
     # -- scheduling ------------------------------------------------------------------
 
@@ -368,7 +369,8 @@ class Scheduler:
             if error is not None:
                 raise error
             return steps + 1
-        if self._sample:
+        if self._sampled:
+            self._sampled = 0
             self._sample.clear()
         if limits.max_steps is not None and steps >= limits.max_steps:
             raise StepLimitError(
@@ -398,7 +400,8 @@ class Scheduler:
             entry = strand.first
             told = f"{callback_name(entry[0], entry[1])} of {strand.label}"
             sample[told] = sample.get(told, 0) + 1
-        if turns < self.limits.steps_per_instant + SAMPLE:
+        self._sampled += 1
+        if self._sampled < SAMPLE:
             return None
         frequent = sorted(sample.items(), key=lambda item: -item[1])[:10]
         lines = "\n".join(f"    {count} x {told}" for told, count in frequent)

@@ -19,7 +19,6 @@ from rpcsim.sim._ambient import Ambient, outside, real_time, stepping, thread_id
 from rpcsim.sim._clock import WorldClock
 from rpcsim.sim._compat import get_running_loop_or_none, ordered_task_sets
 from rpcsim.sim._end import end_of_run, tell_leftovers
-from rpcsim.sim._fiber import SimBridge
 from rpcsim.sim._host import SimHost
 from rpcsim.sim._loop import SimLoop
 from rpcsim.sim._net import SimNet
@@ -37,6 +36,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from rpcsim.ports import Ports
+    from rpcsim.sim._fiber import SimBridge
     from rpcsim.trace import Data, Level
 
 __all__ = ["Sim"]
@@ -294,7 +294,7 @@ class Sim:
         """Run a program on a host."""
         if self._closed:
             raise SimulationError("this simulation has ended; make a new one")
-        program = _main(host.ports.bridge, main)
+        program: Any = _main(host.ports.bridge, main)
         program.__name__ = getattr(main, "__name__", "main")
         task = host.inside(self.loop.make_task, program)
         try:
@@ -311,8 +311,8 @@ class Sim:
 
     def bridge_here(self) -> SimBridge:
         """The blocking bridge of the running host."""
-        ports = self.loop.life_of().ports
-        return ports.bridge  # type: ignore[no-any-return]  # made by us
+        bridge: SimBridge = self.loop.life_of().ports.bridge
+        return bridge
 
     @property
     def ports(self) -> Ports:
@@ -457,7 +457,7 @@ async def _main(bridge: Any, main: Main) -> Any:
     if callable(main) and not inspect.isawaitable(main):
         result = await bridge.call_blocking(main)
         return await result if inspect.isawaitable(result) else result
-    return await main  # type: ignore[misc]  # an awaitable is all that is left
+    return await main
 
 
 async def _await(awaitable: Awaitable[T]) -> T:

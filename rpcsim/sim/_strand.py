@@ -8,10 +8,10 @@ chosen, the strand's oldest entry runs. Tasks are their own strands (`_task.py`)
 
 from __future__ import annotations
 
-from collections import deque
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 if TYPE_CHECKING:
+    from collections import deque
     from collections.abc import Callable
     from contextvars import Context
 

@@ -11,7 +11,7 @@ from rpcsim.sim._compat import handle_parts
 
 if TYPE_CHECKING:
     from collections import deque
-    from collections.abc import Callable, Coroutine
+    from collections.abc import Callable, Coroutine, Sequence
 
     from rpcsim.sim._loop import SimLoop
     from rpcsim.sim._strand import Entry, Life, StrandLike
@@ -23,7 +23,8 @@ def callback_name(callback: object, args: tuple[Any, ...] = ()) -> str:
     """Name what an entry calls, without addresses."""
     owner = getattr(callback, "__self__", None)
     if isinstance(owner, asyncio.Handle):
-        callback, args, _ = handle_parts(owner)
+        callback, bound, _ = handle_parts(owner)
+        args = tuple(bound)
         owner = getattr(callback, "__self__", None)
     elif isinstance(owner, Context) and args:
         callback, owner = args[0], getattr(args[0], "__self__", None)
@@ -48,11 +49,11 @@ class SimFuture(asyncio.Future[Any]):
     __slots__ = ("_seq",)
 
     def __hash__(self) -> int:
-        try:
-            return self._seq
-        except AttributeError:
-            self._seq: int = self.get_loop().next_seq()  # type: ignore[attr-defined]  # our loop
-            return self._seq
+        seq: int | None = getattr(self, "_seq", None)
+        if seq is None:
+            loop: Any = self.get_loop()
+            seq = self._seq = loop.next_seq()
+        return seq
 
 
 class SimTask(asyncio.Task[Any]):
@@ -103,12 +104,34 @@ class SimTask(asyncio.Task[Any]):
         return self.seq
 
 
-class SimHandle(asyncio.Handle):
-    """What `call_soon` gives to user code."""
+class _Runs:
+    """What both kinds of handle do when their turn comes."""
 
     __slots__ = ()
 
     _loop: SimLoop
+    _callback: Any
+    _args: Sequence[Any]
+    _context: Context
+    _cancelled: bool
+
+    def run(self) -> None:
+        """Call it, unless it was cancelled; what it raises goes to the loop."""
+        if self._cancelled:
+            return
+        callback = self._callback
+        try:
+            self._context.run(callback, *self._args)
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException as error:  # noqa: BLE001 - as asyncio: told, not raised
+            self._loop.callback_failed(self, callback, error)
+
+
+class SimHandle(_Runs, asyncio.Handle):
+    """What `call_soon` gives to user code."""
+
+    __slots__ = ()
 
     def __init__(
         self,
@@ -125,25 +148,11 @@ class SimHandle(asyncio.Handle):
         self._repr = None
         self._source_traceback = None
 
-    def run(self) -> None:
-        """Call it, unless it was cancelled; what it raises goes to the loop."""
-        if self._cancelled:
-            return
-        callback, args, context = handle_parts(self)
-        try:
-            context.run(callback, *args)
-        except (SystemExit, KeyboardInterrupt):
-            raise
-        except BaseException as error:  # noqa: BLE001 - as asyncio: told, not raised
-            self._loop.callback_failed(self, callback, error)
 
-
-class SimTimerHandle(asyncio.TimerHandle):
+class SimTimerHandle(_Runs, asyncio.TimerHandle):
     """What `call_later` and `call_at` give to user code."""
 
     __slots__ = ("cause", "strand", "when_ns")
-
-    _loop: SimLoop
 
     def __init__(
         self,
@@ -168,8 +177,6 @@ class SimTimerHandle(asyncio.TimerHandle):
         self._source_traceback = None
         self.strand = strand
         self.cause = cause
-
-    run = SimHandle.run
 
     def cancel(self) -> None:
         """Forget it; its place in the heap stays as a tombstone."""

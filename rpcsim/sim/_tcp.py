@@ -440,7 +440,7 @@ class SimTransport(asyncio.Transport):
                 return
             raise RuntimeError("Cannot call write() after write_eof()")
         if data and not end.closing:
-            end.write(data)  # type: ignore[arg-type]  # made bytes above
+            end.write(data)
 
     def writelines(
         self, list_of_data: Iterable[bytes | bytearray | memoryview]
@@ -542,4 +542,5 @@ class SimTransport(asyncio.Transport):
 
     def get_protocol(self) -> asyncio.BaseProtocol:
         """Give the protocol."""
-        return self._end.protocol  # type: ignore[no-any-return]
+        protocol: asyncio.BaseProtocol = self._end.protocol
+        return protocol

@@ -1,0 +1,174 @@
+"""The scenario itself: one document as one frozen value."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from rpcsim.harness import run_plan
+from rpcsim.scenario._check import check_whole, warn_about
+from rpcsim.scenario._dump import dump_json, dump_yaml, named_code
+from rpcsim.scenario._expects import Expect
+from rpcsim.scenario._faults import FAULTS, FAULTS_LATER, Fault
+from rpcsim.scenario._kinds import Items, Text, node_of, of
+from rpcsim.scenario._lower import lower
+from rpcsim.scenario._model import (
+    Invariant,
+    InvariantKind,
+    Limits,
+    Requires,
+    Schedule,
+    SeedKind,
+)
+from rpcsim.scenario._problems import Problems, Source
+from rpcsim.scenario._reading import FORMAT, read_document, source_of
+from rpcsim.scenario._record import Record, RecordKind, VariantKind, plain_record
+from rpcsim.scenario._steps import Workload
+from rpcsim.scenario._topology import Topology
+
+if TYPE_CHECKING:
+    import os
+
+    from rpcsim.harness import RunResult
+    from rpcsim.ports import Mode
+
+__all__ = ["Scenario"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scenario(Record):
+    """One story about a system: who is there, what is done, what goes wrong.
+
+    Attributes:
+        name: Short name, unique in its directory.
+        about: One sentence: system, hardship, invariant.
+        seed: What all draws derive from.
+        requires: What a run needs.
+        limits: When a run is given up.
+        topology: The machines.
+        workload: What clients do.
+        faults: What goes wrong.
+        expect: What must come of it.
+        invariants: Rules over the whole run.
+        schedule: How the simulation chooses what runs next.
+    """
+
+    noun: ClassVar[str] = "scenario"
+    later: ClassVar[tuple[str, ...]] = ("choices", "found")
+    name: str = field(
+        metadata=of(
+            Text(
+                pattern=r"[a-z0-9][a-z0-9-]{0,63}",
+                told="a name of small letters, digits and -",
+            )
+        )
+    )
+    about: str = field(default="", metadata=of(Text()))
+    seed: int = field(default=0, metadata=of(SeedKind()))
+    requires: Requires = field(default=Requires(), metadata=of(RecordKind(Requires)))
+    limits: Limits = field(default=Limits(), metadata=of(RecordKind(Limits)))
+    topology: Topology = field(metadata=of(RecordKind(Topology)))
+    workload: Workload = field(metadata=of(RecordKind(Workload)))
+    faults: tuple[Fault, ...] = field(
+        default=(), metadata=of(Items(VariantKind("kind", "fault", FAULTS, FAULTS_LATER)))
+    )
+    expect: tuple[Expect, ...] = field(
+        default=(), metadata=of(Items(RecordKind(Expect)))
+    )
+    invariants: tuple[Invariant, ...] = field(
+        default=(), metadata=of(Items(InvariantKind()))
+    )
+    schedule: Schedule = field(default=Schedule(), metadata=of(RecordKind(Schedule)))
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Scenario:
+        """Read a file (`.yaml`, `.yml` or `.json`) and check it; nothing is imported.
+
+        Raises:
+            ScenarioError: It is not a good scenario; all problems are told.
+            OSError: It cannot be read.
+        """
+        return cls.read(source_of(Path(path)))
+
+    @classmethod
+    def loads(cls, text: str, *, kind: str = "yaml", name: str = "<text>") -> Scenario:
+        """Read a text and check it.
+
+        Args:
+            text: The document.
+            kind: `yaml` or `json`.
+            name: What messages call it.
+
+        Raises:
+            ScenarioError: It is not a good scenario; all problems are told.
+        """
+        return cls.read(Source(name, text, kind))
+
+    @classmethod
+    def read(cls, source: Source) -> Scenario:
+        """Read a source and check it; `ScenarioError` tells all problems."""
+        into = Problems(source=source)
+        scenario = read_document(cls, source, into)
+        if isinstance(scenario, Scenario):
+            check_whole(scenario, into)
+        into.raise_if_any()
+        assert isinstance(scenario, Scenario)  # else a problem was reported
+        return scenario
+
+    def dump(self, *, header: bool = False) -> str:
+        """Write the canonical YAML form: `Scenario.loads(s.dump()) == s`.
+
+        Args:
+            header: Begin with the comment by which editors find the schema.
+
+        Raises:
+            ScenarioError: It is not a good scenario, or holds code without a name.
+        """
+        return dump_yaml(self.plain(), header=header)
+
+    def to_json(self) -> str:
+        """Write the same as JSON."""
+        return dump_json(self.plain())
+
+    def plain(self) -> dict[str, Any]:
+        """Give it as plain data: keys in order, defaults left out.
+
+        Raises:
+            ScenarioError: It is not a good scenario, or holds code without a name.
+        """
+        self.validate()
+        return {"rpcsim": FORMAT, **named_code(plain_record(self))}
+
+    def validate(self) -> None:
+        """Check it, as a file is checked.
+
+        Raises:
+            ScenarioError: All problems, each with its path.
+        """
+        into = Problems(root=node_of(plain_record(self)))
+        found = RecordKind(Scenario).read(into.root, (), into)
+        if isinstance(found, Scenario):
+            check_whole(found, into)
+        into.raise_if_any()
+
+    def warnings(self) -> list[str]:
+        """Say what is suspicious and harmless, one line each."""
+        into = Problems(root=node_of(plain_record(self)))
+        warn_about(self, into)
+        return [str(problem) for problem in into.warnings]
+
+    def replace(self, **changes: Any) -> Scenario:
+        """Give a copy with other values, such as `seed=6`."""
+        return dataclasses.replace(self, **changes)
+
+    def run(self, *, mode: Mode = "sim", seed: int | None = None) -> RunResult:
+        """Run it.
+
+        Args:
+            mode: `sim` or `real`.
+            seed: In place of the scenario's own.
+        """
+        self.validate()
+        return run_plan(lower(self, seed=seed), mode=mode)
