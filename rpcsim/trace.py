@@ -56,6 +56,7 @@ SCHEDULE_KINDS: Final = frozenset(
     }
 )
 NOTE_KINDS: Final = frozenset({"note"})
+_UNHASHED: Final = SCHEDULE_KINDS | NOTE_KINDS
 # Records are encoded this many at a time: one encoder call for a whole chunk costs a
 # tenth of one call per record, and fixed chunks keep the digest independent of when
 # the folding happens.
@@ -69,7 +70,7 @@ _encode = msgspec.msgpack.Encoder().encode
 
 def is_protocol(kind: str) -> bool:
     """Say whether records of this kind count for `Trace.digest`."""
-    return kind not in SCHEDULE_KINDS and kind not in NOTE_KINDS
+    return kind not in _UNHASHED
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +124,7 @@ class Trace:
         "_base",
         "_dropped",
         "_keep",
+        "_pending",
         "_protocol",
         "_schedule",
         "_sealed",
@@ -138,6 +140,8 @@ class Trace:
         self._dropped = 0  # records no longer in `raw`
         self._base = 0  # records already folded into the digests
         self._sealed = False
+        # Protocol records of folded chunks that do not fill a chunk of their own yet.
+        self._pending: list[tuple[int, str, str, Data]] = []
         self._watchers: list[Callable[[Record], None]] = []
         self._protocol = hashlib.blake2b(digest_size=16)
         self._schedule = hashlib.blake2b(digest_size=16)
@@ -201,17 +205,35 @@ class Trace:
     def _fold(self) -> None:
         while self._base + CHUNK <= len(self):
             start = self._base - self._dropped
-            chunk = self.raw[start : start + CHUNK]
-            _digest_into(self._protocol, self._schedule, chunk)
+            self._absorb(self.raw[start : start + CHUNK])
             self._base += CHUNK
+
+    def _absorb(self, chunk: list[Raw]) -> None:
+        self._schedule.update(_encode([raw for raw in chunk if raw[1] != "note"]))
+        pending = self._pending
+        pending += [
+            (t_ns, kind, host, data)
+            for t_ns, kind, host, _strand, _cause, data in chunk
+            if kind not in _UNHASHED
+        ]
+        # Protocol records have chunks of their own, counted in protocol records, so
+        # that the digest does not depend on how many steps lie between them (on the
+        # level and the Python minor).
+        while len(pending) >= CHUNK:
+            self._protocol.update(_encode(pending[:CHUNK]))
+            del pending[:CHUNK]
 
     def _finish(self) -> tuple[str, str] | None:
         if self.level == "off":
             return None
         self._fold()
-        protocol, schedule = self._protocol.copy(), self._schedule.copy()
-        _digest_into(protocol, schedule, self.raw[self._base - self._dropped :])
-        return protocol.hexdigest(), schedule.hexdigest()
+        kept = self._protocol.copy(), self._schedule.copy(), self._pending[:]
+        self._absorb(self.raw[self._base - self._dropped :])
+        self._protocol.update(_encode(self._pending))
+        done = self._protocol.hexdigest(), self._schedule.hexdigest()
+        # The run may go on: what was hashed for this answer is not the record of it.
+        self._protocol, self._schedule, self._pending = kept
+        return done
 
     @property
     def digest(self) -> str | None:
@@ -242,21 +264,6 @@ class Trace:
     def diff(self, other: Trace) -> Difference | None:
         """Give the first record in which two traces differ, or `None`."""
         return first_difference(self, other)
-
-
-def _digest_into(protocol: Any, schedule: Any, chunk: list[Raw]) -> None:
-    if not chunk:
-        return
-    schedule.update(_encode([raw for raw in chunk if raw[1] != "note"]))
-    # Protocol records are encoded one by one, so that the digest does not depend on
-    # how many steps lie between them (that is, on the level and the Python minor).
-    protocol.update(
-        b"".join(
-            _encode((t_ns, kind, host, data))
-            for t_ns, kind, host, _strand, _cause, data in chunk
-            if is_protocol(kind)
-        )
-    )
 
 
 @dataclass(frozen=True, slots=True)

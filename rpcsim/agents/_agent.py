@@ -169,7 +169,9 @@ class Method:
         ports = current()
         if not ports.bridge.may_block():
             raise BlockingInCoroutine(_cannot_block(self._stub, self._name))
-        ended = ports.bridge.wait(_in_turn(ports, self._stub, self._name, args, kwargs))
+        ended = ports.bridge.wait(
+            _agent_call(ports, self._stub, self._name, args, kwargs)
+        )
         return ended.take()
 
     async def acall(self, *args: Any, **kwargs: Any) -> Any:
@@ -198,7 +200,7 @@ def _cannot_block(stub: Stub, name: str) -> str:
 _held: ContextVar[tuple[asyncio.Lock, ...]] = ContextVar("rpcsim.agents.held")
 
 
-async def _in_turn(
+async def _agent_call(
     ports: Ports, stub: Stub, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> Ended:
     """Make a call when those before it through the same stub are done."""

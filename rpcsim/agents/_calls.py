@@ -19,7 +19,12 @@ from rpcsim.agents._errors import (
 )
 from rpcsim.agents._options import limits_of
 from rpcsim.core import ErrorRecord, rebuild
-from rpcsim.errors import Disconnected, LocalProtocolError, RemoteProtocolError
+from rpcsim.errors import (
+    Disconnected,
+    LocalProtocolError,
+    RemoteProtocolError,
+    RpcError,
+)
 from rpcsim.ports import (
     Accepted,
     Failed,
@@ -98,7 +103,7 @@ class BrokerCalls:
         """Give the broker and the reply queue; connect if there is none.
 
         Raises:
-            Disconnected: Nobody answers there.
+            Disconnected: Nobody answers there; the text says how to start a broker.
         """
         if self._replies is not None:
             return self._replies
@@ -114,13 +119,10 @@ class BrokerCalls:
             task.exception()  # seen, even if every waiter has left meanwhile
 
     async def _attach(self) -> tuple[Broker, str]:
+        broker = await broker_for(self.ports, self.url)
         queue = str(self.ports.entropy.uuid4())
-        try:
-            broker = broker_for(self.ports, self.url)
-            await broker.declare(queue, _REPLIES)
-            await broker.consume(queue, self._on_message, on_lost=self._on_lost)
-        except OSError as error:
-            raise Disconnected(nobody_there(self.url, error)) from error
+        await broker.declare(queue, _REPLIES)
+        await broker.consume(queue, self._on_message, on_lost=self._on_lost)
         self._replies = broker, queue
         return self._replies
 
@@ -150,15 +152,6 @@ class BrokerCalls:
         event = _event(document, exchange.call)
         if event is not None:
             exchange.put(event)
-
-
-def nobody_there(url: str, error: BaseException) -> str:
-    """Say that a broker cannot be reached, and what to do."""
-    return (
-        f"no broker answers at {url} ({str(error) or type(error).__name__}); start a world "
-        "(`with rpcsim.simulate() as world: world.broker()`), or a broker "
-        "(`rpcsim broker`) and pass its address as `url=`"
-    )
 
 
 @final
@@ -210,7 +203,7 @@ class _BrokerExchange:
         call, calls = self.call, self._calls
         try:
             broker, queue = await calls.attach()
-        except Disconnected as error:
+        except RpcError as error:
             return Failed(error)
         wants_reply = not call.options.get("async_")
         try:
@@ -228,6 +221,8 @@ class _BrokerExchange:
             return Failed(_not_found(call, calls.url, error))
         except Disconnected as error:
             return Lost(error)
+        except RpcError as error:  # refused: too long, or the queue is full
+            return Failed(error)
         return Accepted(call.id)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
@@ -83,11 +84,19 @@ def time_value(value: Any) -> int | None:
     """
     if value is None:
         return None
+    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+        raise TypeError(f"a time value is a number or text, not {value!r}")
+    return _nanos(value)  # every call reads its limits, and they are few
+
+
+@functools.lru_cache(maxsize=256, typed=True)
+def _nanos(value: float | str) -> int:
     unit = 1
-    number: float | str = value
+    seconds: float
     if isinstance(value, str):
         if not value:
             raise ValueError("a time value is empty; write seconds, or text as '5m'")
+        number = value
         if value[-1] in _UNITS:
             number, unit = value[:-1], _UNITS[value[-1]]
         try:
@@ -97,8 +106,6 @@ def time_value(value: Any) -> int | None:
                 f"not a time value: {value!r}; write a number of seconds, or a number "
                 "and one of s m h d, as in '5m'"
             ) from None
-    elif isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(f"a time value is a number or text, not {value!r}")
     else:
         seconds = value
     if not math.isfinite(seconds) or seconds < 0:

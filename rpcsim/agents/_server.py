@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, final
 
 from rpcsim.agents._broker import Unroutable, broker_for
-from rpcsim.agents._calls import broker_url, nobody_there
+from rpcsim.agents._calls import broker_url
 from rpcsim.agents._errors import (
     ClassNotFound,
     DispatchError,
@@ -32,21 +32,22 @@ from rpcsim.agents._replies import (
 from rpcsim.core import (
     Catalogue,
     Context,
+    Deadline,
     Ended,
     Procedure,
     ProgressReport,
     Unresolved,
     perform,
 )
-from rpcsim.errors import Disconnected, RemoteProtocolError
-from rpcsim.ports import MessageInfo, QueueOptions, current
+from rpcsim.errors import Disconnected, RemoteProtocolError, RpcError
+from rpcsim.ports import MessageInfo, QueueOptions, current, to_ns
 from rpcsim.wire import CLASSIC, InvalidRequest, Invocation, decode_request
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Iterable
     from types import ModuleType
 
-    from rpcsim.ports import Broker, Consumer, Delivery, Ports
+    from rpcsim.ports import Broker, Consumer, Delivery, Duration, Ports
     from rpcsim.wire import RequestDocument
 
 __all__ = ["AgentServer"]
@@ -60,6 +61,9 @@ _REQUESTS: Final = QueueOptions(durable=True)
 _FIRST_PAUSE: Final = 0.1
 _LOST_PAUSE: Final = 2.0
 _LONGEST_PAUSE: Final = 30.0
+# Seconds that running methods have to end when their agent is stopped; well below what
+# hosts give their software by default, so that several agents end in order.
+STOP_GRACE: Final = 1.0
 # How many finished requests are remembered, to know one that is delivered again.
 _REMEMBERED: Final = 1000
 _MS: Final = 1_000_000
@@ -165,26 +169,42 @@ class AgentServer:
         self._ports = current()
         await self._attach(_FIRST_PAUSE)
 
-    async def stop(self) -> None:
+    async def stop(self, grace: Duration = STOP_GRACE) -> None:
         """Take no more requests, let those that run end and answer, then detach.
 
-        Running methods see `Context.current().cancelled()`. A method that never
-        returns keeps this waiting; whoever stops the host sets a limit.
+        Running methods see `Context.current().cancelled()`. What still runs after the
+        grace is cancelled; its requests stay with the broker, as those that wait do.
+
+        Args:
+            grace: Seconds of the host's clock.
         """
         self._stopping = True
-        self._waiting.clear()  # unacknowledged: the broker keeps them
+        self._waiting.clear()
         for request in self._known.values():
             if request.context is not None:
                 request.context.cancel()
         if self._attaching is not None:
             self._attaching.cancel()
         self._pulse()
-        while self._tasks:
-            await asyncio.wait(list(self._tasks))
+        if self._tasks:
+            await self._end_tasks(grace)
         link, self._link = self._link, None
         if link is not None and link.consumer is not None:
             with contextlib.suppress(Disconnected):
                 await link.consumer.cancel()
+
+    async def _end_tasks(self, grace: Duration) -> None:
+        clock = self.ports.clock
+        try:
+            async with Deadline(clock, clock.now_ns() + to_ns(grace)):
+                while self._tasks:
+                    await asyncio.wait(list(self._tasks))
+        except TimeoutError:
+            names = ", ".join(task.get_name() for task in self._tasks)
+            log.warning("stopping agent %s, these still ran: %s", self.id, names)
+            for task in list(self._tasks):
+                task.cancel()
+            await asyncio.wait(list(self._tasks))
 
     async def _attach(self, pause: float) -> None:
         url = broker_url(self.ports, self._broker)
@@ -192,14 +212,14 @@ class AgentServer:
             try:
                 await self._link_up(url)
             except OSError as error:
-                log.warning("agent %s: %s", self.id, nobody_there(url, error))
+                log.warning("agent %s: %s", self.id, error)
                 await self.ports.clock.sleep(pause)
                 pause = min(pause * 2, _LONGEST_PAUSE)
             else:
                 return
 
     async def _link_up(self, url: str) -> None:
-        link = _Link(broker_for(self.ports, url))
+        link = _Link(await broker_for(self.ports, url))
         await link.broker.declare(self.id, _REQUESTS)
         # Before consuming: the first request may be here before `consume` returns.
         self._link = link
@@ -317,7 +337,7 @@ class AgentServer:
         link = self._link
         if link is not None and invalid.replyto is not None:
             body = rejected_body(self.id, invalid)
-            with contextlib.suppress(Unroutable, Disconnected):
+            with contextlib.suppress(RpcError):
                 await link.broker.publish(invalid.replyto, body, info=info)
         self._drop(delivery, invalid.sn, "invalid", str(invalid))
 
@@ -453,6 +473,9 @@ class AgentServer:
                     return True  # the caller is gone
                 except Disconnected:
                     pass
+                except RpcError as error:  # too long, or the queue is full
+                    log.warning("agent %s could not answer: %s", self.id, error)
+                    return True
                 else:
                     return True
             if not again:

@@ -1,5 +1,10 @@
-"""Room under construction."""
+"""The command line: thin verbs over the other rooms.
 
+A verb reads its options, calls one function of a room, and says what came of it; exit
+codes and the shape of error lines are in `_errors.py`. Rooms are imported when a verb
+runs, so that `--help` answers at once. Read `_app.py` first.
+"""
 
-def main() -> None:
-    """Run the command line."""
+from rpcsim.cli._app import main
+
+__all__ = ["main"]

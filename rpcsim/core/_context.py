@@ -39,8 +39,9 @@ class ProgressReport:
         self._bridge = bridge
         self._encode = encode
         self._send = send
+        # Most calls report nothing, so what sending needs is made with the first report.
         self._outbox: deque[bytes] = deque()
-        self._sending = asyncio.Lock()
+        self._sending: asyncio.Lock | None = None
         self._flusher: asyncio.Task[None] | None = None
         self._values: dict[str, Any] = {"total": 0, "completed": 0, "details": {}}
         self.auto = False
@@ -111,6 +112,10 @@ class ProgressReport:
 
     async def flush(self) -> None:
         """Send what waits, in order."""
+        if not self._outbox and self._sending is None:
+            return
+        if self._sending is None:
+            self._sending = asyncio.Lock()
         async with self._sending:
             while self._outbox:
                 try:

@@ -50,8 +50,7 @@ class Deadline:
 
     async def __aenter__(self) -> Self:
         task = asyncio.current_task()
-        if task is None:
-            raise RuntimeError("a Deadline is for code that runs in a task")
+        assert task is not None  # a coroutine that is awaited runs in a task
         self._task = task
         self._cancelling = task.cancelling()
         self.move(self._when_ns)

@@ -26,6 +26,7 @@ _allowed: Final[list[str]] = ["rpcsim"]
 # A traceback longer than this keeps its two ends: a recursion error has a thousand
 # frames, and its document must stay below the size limit.
 _MAX_FRAMES: Final = 60
+_FRAME: Final = '  File "'
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,7 +99,9 @@ def rebuild(
         ]  # a peer's idea of notes that Python cannot hold
     if record.trace:
         error.__dict__["trace"] = record.trace
-        error.add_note(f"Remote traceback:\n{record.trace.rstrip()}")
+        # A refusal has no frames of the user's: its text says all there is.
+        if _FRAME in record.trace:
+            error.add_note(f"Remote traceback:\n{record.trace.rstrip()}")
     return error
 
 
@@ -198,7 +201,7 @@ def _frames(traceback: TracebackType | None) -> list[str]:
         if frames or not _is_ours(frame.f_globals.get("__name__")):
             code = frame.f_code
             frames.append(
-                f'  File "{code.co_filename}", line {traceback.tb_lineno}, '
+                f'{_FRAME}{code.co_filename}", line {traceback.tb_lineno}, '
                 f"in {code.co_name}\n{_source(code.co_filename, traceback.tb_lineno)}"
             )
         traceback = traceback.tb_next

@@ -159,7 +159,7 @@ class Namespace:
         """
         if name.startswith("_"):
             return None
-        fn = inspect.getattr_static(self.owner, name, None)
+        fn = _static(self.owner, name)
         if isinstance(self.owner, ModuleType):
             callable_ = isinstance(fn, FunctionType)
         else:
@@ -172,8 +172,18 @@ class Namespace:
             name
             for name in dir(self.owner)
             if not name.startswith("_")
-            and marks_of(inspect.getattr_static(self.owner, name)) is not None
+            and marks_of(_static(self.owner, name)) is not None
         )
+
+
+def _static(owner: type | ModuleType, name: str) -> Any:
+    """Look a name up without running descriptors; `None` if it is not there."""
+    if isinstance(owner, ModuleType):
+        return vars(owner).get(name)
+    for kind in owner.__mro__:
+        if name in vars(kind):
+            return vars(kind)[name]
+    return None
 
 
 @final

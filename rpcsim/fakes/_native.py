@@ -2,7 +2,9 @@
 
 One `asyncio.Protocol` per connection translates frames into requests to the engine.
 A client that does not read is given nothing more: while its transport is paused, the
-engine leaves its messages in their queues, and its own requests wait unread.
+engine leaves its messages in their queues, and its own requests wait unread. A client
+that holds messages is asked now and then whether it is there: a machine without power
+says nothing, and what it held must go to another.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 from rpcsim.errors import RemoteProtocolError
 from rpcsim.fakes._engine import BrokerEngine
 from rpcsim.fakes._state import BrokerLimits, Refusal
-from rpcsim.ports import QueueOptions, current, endpoint
+from rpcsim.ports import QueueOptions, current, endpoint, to_ns
 from rpcsim.wire import frames
 
 if TYPE_CHECKING:
@@ -21,12 +23,14 @@ if TYPE_CHECKING:
 
     from rpcsim.fakes._engine import BrokerMemory
     from rpcsim.fakes._queue import ConsumerKey, Session
-    from rpcsim.ports import Address, Clock, Listener, Timer, Transport
+    from rpcsim.ports import Address, Clock, Duration, Listener, Timer, Transport
 
 __all__ = ["BrokerServer"]
 
 # Seconds that closing connections have to send what was written to them.
 STOP_GRACE: Final = 1.0
+# What agents of the documented system agree on (gofer.md 8.1, `messaging.heartbeat`).
+HEARTBEAT: Final = 10.0
 # Characters of an error text; at four bytes each it fits the smallest frame limit.
 TEXT_LIMIT: Final = 900
 FRAME_LIMIT_MIN: Final = 4096
@@ -43,16 +47,22 @@ class BrokerServer:
         limits: What the engine takes at most.
         frame_limit: Longest frame, in bytes; messages need `MESSAGE_ROOM` less.
         exchanges: Names of direct exchanges beside `amq.direct`.
+        heartbeat: Seconds between asking a client that holds messages for a sign of
+            life; without one until the next time, its connection is over. `None`
+            never asks.
         memory: Keeps durable queues over restarts; `None` to begin empty each time.
     """
+
+    DEFAULT_PORT: Final = frames.PORT
 
     def __init__(
         self,
         *,
-        port: int = 5670,
+        port: int = frames.PORT,
         limits: BrokerLimits | None = None,
         frame_limit: int = frames.FRAME_LIMIT,
         exchanges: Iterable[str] = (),
+        heartbeat: Duration | None = HEARTBEAT,
         memory: BrokerMemory | None = None,
     ) -> None:
         if not FRAME_LIMIT_MIN <= frame_limit <= frames.FRAME_LIMIT_MAX:
@@ -69,6 +79,7 @@ class BrokerServer:
             )
         self.port = port
         self.frame_limit = frame_limit
+        self.heartbeat_ns = None if heartbeat is None else to_ns(heartbeat)
         self._exchanges = tuple(exchanges)
         self._memory = memory
         self.clock: Clock
@@ -173,6 +184,8 @@ class _Connection(asyncio.Protocol):
         self._ended = False
         self._name = "connection"
         self._linger: Timer | None = None
+        self._beat: Timer | None = None
+        self._heard = False
 
     def __repr__(self) -> str:
         return f"<broker {self._name}, session {self._session!r}>"
@@ -191,6 +204,7 @@ class _Connection(asyncio.Protocol):
         )
 
     def data_received(self, data: bytes) -> None:
+        self._heard = True
         if not self._ended:
             self._decoder.receive(data)
             self._work()
@@ -200,9 +214,10 @@ class _Connection(asyncio.Protocol):
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:
-        if self._linger is not None:
-            self._linger.cancel()
         self._end()
+        for timer in (self._linger, self._beat):
+            if timer is not None:
+                timer.cancel()
         self._server._lost(self)
 
     def pause_writing(self) -> None:
@@ -236,7 +251,7 @@ class _Connection(asyncio.Protocol):
                     return
                 if isinstance(event, frames.Hello):
                     self._greet(event)
-                else:
+                elif not isinstance(event, frames.Pong):
                     self._carry_out(event)
         except RemoteProtocolError as error:
             self._violated(str(error))
@@ -312,6 +327,29 @@ class _Connection(asyncio.Protocol):
         ttl_ms: int | None,
     ) -> None:
         self._send(frames.Deliver(cast("int", key), tag, body, redelivered, ttl_ms))
+        if self._beat is None:
+            self._heard = True
+            self._wait_for_sign()
+
+    def _wait_for_sign(self) -> None:
+        interval = self._server.heartbeat_ns
+        if interval is not None and not self._ended:
+            clock = self._server.clock
+            self._beat = clock.call_at_ns(clock.now_ns() + interval, self._check_sign)
+
+    def _check_sign(self, _: object) -> None:
+        self._beat = None
+        if self._ended or not self._known.tags:
+            return  # nothing to lose; the next delivery begins again
+        if not self._heard:
+            self._end()
+            self.transport.abort()
+            return
+        # While it is paused we do not read, so its silence would say nothing.
+        if not self._paused:
+            self._heard = False
+            self._send(frames.Ping())
+        self._wait_for_sign()
 
     def _gone(self, key: ConsumerKey, why: str) -> None:
         self._send(frames.Gone(cast("int", key), why))

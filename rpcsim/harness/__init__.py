@@ -7,6 +7,39 @@ system on hosts of their own. `Plan` and `run_plan` drive a whole story, which t
 """
 
 from rpcsim.harness._modes import derive_seed, simulate, world
+from rpcsim.harness._plan import (
+    CheckPlan,
+    ClientPlan,
+    FaultPlan,
+    HostPlan,
+    LinkPlan,
+    Plan,
+    PlanLimits,
+    StepPlan,
+    Trigger,
+)
+from rpcsim.harness._result import RunResult, StepOutcome, Verdict
+from rpcsim.harness._runner import run_plan
+from rpcsim.harness._steps import StepContext
 from rpcsim.harness._world import World
 
-__all__ = ["World", "derive_seed", "simulate", "world"]
+__all__ = [
+    "CheckPlan",
+    "ClientPlan",
+    "FaultPlan",
+    "HostPlan",
+    "LinkPlan",
+    "Plan",
+    "PlanLimits",
+    "RunResult",
+    "StepContext",
+    "StepOutcome",
+    "StepPlan",
+    "Trigger",
+    "Verdict",
+    "World",
+    "derive_seed",
+    "run_plan",
+    "simulate",
+    "world",
+]

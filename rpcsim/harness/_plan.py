@@ -39,12 +39,12 @@ class HostPlan:
     Attributes:
         name: Its name.
         factory: Its software, as `Machine.host` takes it; `None` for none.
-        role: What it is there for, for reports.
+        background: Whether its timers are expected to go on for ever (a server).
     """
 
     name: str
     factory: Callable[..., Any] | None = None
-    role: str = ""
+    background: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,6 +66,8 @@ class StepPlan:
         told: What it does, in words for the timeline.
         action: Does it and gives its value; `None` with `members`.
         system: Whose errors it raises, for `check.outcome_of`; `""` for own code.
+        sure: Whether an end without an error means that it was done; if not (fire
+            and forget), the outcome is `maybe`.
         members: Steps done at the same time instead of an action.
         at_ns: Not before this time of the run.
         after: (step id, `sent` | `started` | `done`) pairs that must have happened.
@@ -83,6 +85,7 @@ class StepPlan:
     told: str
     action: Callable[[StepContext], Awaitable[Any]] | None = None
     system: str = ""
+    sure: bool = True
     members: tuple[StepPlan, ...] = ()
     at_ns: int | None = None
     after: tuple[tuple[str, str], ...] = ()

@@ -41,6 +41,9 @@ class Resources:
     def __repr__(self) -> str:
         return f"<Resources {list(self._things)}>"
 
+    def __bool__(self) -> bool:
+        return bool(self._things or self._closers)
+
     def obtain(self, key: Hashable, make: Callable[[], T]) -> T:
         """Give the thing of that key, made on first use."""
         if key not in self._things:

@@ -197,6 +197,8 @@ class Waiting:
         if self._job is not None:
             self._job.waiting = self
             self._engine.pool.waits[self._task] = self._job
+        else:
+            self._engine.calls[self._task] = None
         self._task.add_done_callback(partial(self._ended, waiter))
 
     def _refusal(self) -> BaseException | None:
@@ -227,21 +229,36 @@ class Waiting:
         if self._job is not None:
             self._job.waiting = None
             self._engine.pool.waits.pop(task, None)
+        else:
+            self._engine.calls.pop(task, None)
         error = self._error
         if task.cancelled():
-            if error is None and self._engine.refusing:
-                error = self._engine.over_error(self.what)
+            if error is None and self._job is None:
+                error = self._engine.fatal
+                if error is None and self._engine.refusing:
+                    error = self._engine.over_error(self.what)
+                if error is None:
+                    error = self._crashed()
             if error is None:
                 error = asyncio.CancelledError(f"{self.what} was cancelled")
             waiter.settle(ok=False, value=error)
             return
         if isinstance(error, FiberKilled) and self._job is not None:
-            self._job.interrupt(error)  # the coroutine swallowed it; the next wait won't
+            self._job.interrupt(
+                error
+            )  # the coroutine swallowed it; the next wait won't
         failure = task.exception()
         if failure is not None:
             waiter.settle(ok=False, value=failure)
         else:
             waiter.settle(ok=True, value=task.result())
+
+    def _crashed(self) -> HostDown | None:
+        """The host this ran on went down: that is what its caller must hear."""
+        home = self._context.run(self._engine.home_here)
+        if home is None or not home.dead:
+            return None
+        return HostDown(f"host {home.host!r} went down while {self.what} ran there")
 
     def _give_up(self) -> None:
         # A future or task given was there before us and stays; what we made goes.
@@ -384,7 +401,7 @@ class SerialWorker:
             except Exception as error:  # noqa: BLE001 - the item's outcome
                 self._active = None
                 job.on_end = None
-                job.finish(False, error)  # noqa: FBT003 - see Job.finish
+                job.finish(False, error)
         if self._active is None:
             for future in self._idle:
                 if not future.done():

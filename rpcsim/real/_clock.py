@@ -103,6 +103,11 @@ class RealClock:
     def __repr__(self) -> str:
         return f"<system clock of host {self._home.host}>"
 
+    @property
+    def elapsed(self) -> float:
+        """Seconds since the run was made."""
+        return (time.monotonic_ns() - self._engine._start_ns) / 1e9
+
     def now_ns(self) -> int:
         """Monotonic nanoseconds, counted from a moment of the system's choice."""
         return time.monotonic_ns()

@@ -11,13 +11,16 @@ from typing import TYPE_CHECKING, Final
 from rpcsim.ports import endpoint
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from rpcsim.ports import Address
     from rpcsim.real._network import RealListener
 
-__all__ = ["Dial", "Directory", "loopback"]
+__all__ = ["Dial", "Directory", "can_bind"]
 
 OUTSIDE: Final = "outside"
-ANY: Final = ("", "0.0.0.0", "::")  # noqa: S104 - read from users, bound as told below
+FIRST: Final = ipaddress.IPv4Address("127.0.0.1")
+ANY: Final = ("", "0.0.0.0", "::")
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,10 +30,12 @@ class Dial:
     Attributes:
         label: Such as `client>server:80#3`.
         host: Host that connects.
+        place: Where it goes in a run's own terms; `None`: outside the run.
     """
 
     label: str
     host: str
+    place: Address | None = None
 
 
 class Directory:
@@ -43,23 +48,33 @@ class Directory:
 
     def __init__(self, *, whole_machine: bool = False) -> None:
         self.whole_machine: Final = whole_machine
-        self.by_name: dict[str, tuple[str, ...]] = {}
+        self.by_name: dict[str, str] = {}
         self.by_address: dict[str, str] = {}
         self.listeners: dict[Address, RealListener] = {}
         # Where connections to a listener really go: to its proxy, or to the port it
         # got when its own was taken.
         self.routes: dict[Address, Address] = {}
         self.dials: dict[Address, Dial] = {}
+        # Addresses this machine does not have (one loopback address only): listeners
+        # there are bound elsewhere and found through `routes`.
+        self.virtual: set[str] = set()
         self._counts: dict[str, int] = {}
 
     def __repr__(self) -> str:
         return f"<directory of {len(self.by_name)} hosts>"
 
-    def add(self, host: str, addresses: tuple[str, ...]) -> None:
-        """Make a host known."""
-        self.by_name[host] = addresses
-        for address in addresses:
-            self.by_address[address] = host
+    def add(self, host: str, address: str, aliases: Sequence[str] = ()) -> None:
+        """Make a host known by its loopback address and what else it is reached by."""
+        self.by_name[host] = address
+        for known in (address, *aliases):
+            self.by_address[known] = host
+
+    def free_address(self) -> str:
+        """Give the next loopback address: host number k, from 0, gets 127.0.0.(k+1)."""
+        number = len(self.by_name)
+        while (address := str(FIRST + number)) in self.by_address:
+            number += 1
+        return address
 
     def lookup(self, name: str, asking: str) -> str | None:
         """Give a host's address for a name as seen from another; `None`: not a host's.
@@ -69,11 +84,11 @@ class Directory:
         if self.whole_machine:
             return None
         if name in self.by_name:
-            return self.by_name[name][0]
+            return self.by_name[name]
         if name in self.by_address:
-            return self.by_name[self.by_address[name]][0]
+            return self.by_name[self.by_address[name]]
         if name == "localhost" or name in ANY or name == "::1":
-            return self.by_name[asking][0]
+            return self.by_name[asking]
         return None
 
     def target(self, address: Address, asking: str) -> Address | None:
@@ -87,7 +102,7 @@ class Directory:
             return None
         place = (found, address[1])
         if address[0] == "127.0.0.1" and place not in self.listeners:
-            own = (self.by_name[asking][0], address[1])
+            own = (self.by_name[asking], address[1])
             if own in self.listeners:
                 return own
         return place
@@ -106,25 +121,25 @@ class Directory:
             return name
         own = self.by_name[host]
         if name in ANY or name in (host, "localhost", "127.0.0.1", "::1"):
-            return own[0]
+            return own
         if self.by_address.get(name) == host:
-            return own[0]
+            return own
         raise OSError(
             errno.EADDRNOTAVAIL,
             f"host {host!r} cannot listen at {name!r}: the address is not its own; "
-            f"use '' or {own[0]!r}",
+            f"use '' or {own!r}",
         )
 
-    def dial(self, src: str, dst: str, port: int) -> Dial:
+    def dial(self, src: str, dst: str, port: int, place: Address | None = None) -> Dial:
         """Name the next connection of a pair, counted from 1."""
         pair = f"{src}>{dst}:{port}"
         number = self._counts[pair] = self._counts.get(pair, 0) + 1
-        return Dial(f"{pair}#{number}", src)
+        return Dial(f"{pair}#{number}", src, place)
 
     def dialled(self, peer: Address | None, listening: str, port: int) -> Dial:
-        """Find the connection that comes from a source address, or name a new one."""
+        """Take the connection that comes from a source address, or name a new one."""
         if peer is not None:
-            known = self.dials.get((peer[0], peer[1]))
+            known = self.dials.pop((peer[0], peer[1]), None)
             if known is not None:
                 return known
         return self.dial(OUTSIDE, listening, port)
@@ -136,11 +151,6 @@ class Directory:
                 errno.EADDRINUSE,
                 f"address {endpoint(place)} of host {host!r} is in use",
             )
-
-
-def loopback(number: int) -> str:
-    """Give the address of host number k, counted from 0: 127.0.0.(k+1)."""
-    return str(ipaddress.IPv4Address("127.0.0.1") + number)
 
 
 def can_bind(address: str) -> bool:

@@ -81,7 +81,10 @@ class Engine:
         self.refusing = False  # new waits from outside are turned away
         self.over = True  # no loop: not yet, or no more
         self.loop: asyncio.AbstractEventLoop
-        self.waiting: dict[Waiter, None] = {}
+        self.waiting: dict[Waiter, None] = {}  # threads that wait for this loop
+        self.calls: dict[asyncio.Future[Any], None] = {}  # ... from outside the pool
+        self.stuck: list[str] = []  # what would not end, one line each
+        self.hurry: asyncio.Future[None]  # done when the end must not wait any more
         self.homes: Final[dict[Ports, Home]] = {}
         self._points = UnarmedPoints()
         self._trace_lock = threading.Lock()
@@ -96,7 +99,7 @@ class Engine:
         self.backstage: Final = self.new_home("backstage", 0, address)
         self.test: Final = self.new_home(host, 1, address)
         if address:
-            self.directory.add(host, (address,))
+            self.directory.add(host, address)
 
     def __repr__(self) -> str:
         state = "over" if self.over else "closing" if self.refusing else "running"
@@ -116,6 +119,7 @@ class Engine:
         self.over = False
         self._shared_loop = shared
         self._thread_id = threading.get_ident()
+        self.hurry = loop.create_future()
         make, handle = loop.get_task_factory(), loop.get_exception_handler()
 
         def factory(
@@ -168,10 +172,8 @@ class Engine:
     def _adopt(self, task: Any, context: Context | None) -> None:
         if self.over:
             return
-        if context is None:
-            home = self.home_here()
-        else:
-            home = context.run(self.home_here)
+        here = self.home_here
+        home = here() if context is None else context.run(here)  # an empty one is false
         if home is not None and isinstance(task, asyncio.Task):
             home.adopt(task)
 
@@ -326,6 +328,17 @@ class Engine:
         # The handler runs in the failing thing's context from 3.12 on, not before:
         # what can be told apart on every version is a connection of ours.
         return isinstance(told.get("protocol"), Wire) or _inside.get() is self
+
+    def end_with(self, error: BaseException) -> None:
+        """An exit was asked for in a task or callback: let all outside callers go."""
+        self.fatal = self.fatal or error
+        for call in list(self.calls):
+            call.cancel()
+
+    def hasten(self) -> None:
+        """Have the end wait for nothing that can be cut short."""
+        if not self.hurry.done():
+            self.hurry.set_result(None)
 
     def note_inexact(self, fault: str, reason: str) -> None:
         """Record that a fault was not exact; once for equal ones."""

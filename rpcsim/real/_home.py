@@ -113,9 +113,13 @@ class Home:
         return [
             *(f"{task_label(task)} {of}" for task in self.tasks),
             *(f"{listener.label} {of}" for listener in self.listeners),
-            *(f"connection {connection.label} {of}" for connection in self.connections),
+            *(
+                f"connection {connection.label} {of}"
+                for connection in self.connections
+                if not connection.is_closing()
+            ),
             *(f"{timer.label} {of}" for timer in self.timers),
-            *(f"thread running {job.name} {of}" for job in self.jobs),
+            *(f"thread {job.thread!r} running {job.name} {of}" for job in self.jobs),
         ]
 
 

@@ -49,6 +49,7 @@ class Job:
         "home",
         "name",
         "on_end",
+        "thread",
         "waiting",
         "worker",
     )
@@ -72,6 +73,7 @@ class Job:
         self.waiting: Waiting | None = None
         self.awaiter: asyncio.Task[Any] | None = None
         self.on_end: Callable[[], None] | None = None
+        self.thread = ""  # name of the thread it was given to
         self.asked = False  # somebody awaits, or awaited, the outcome
         self.ended = False
         self._ok = False
@@ -93,7 +95,7 @@ class Job:
 
     # -- on the loop's thread ----------------------------------------------------------
 
-    def finish(self, ok: bool, value: Any) -> None:  # noqa: FBT001 - positional for post
+    def finish(self, ok: bool, value: Any) -> None:
         """Take the outcome and wake whoever awaits it."""
         if self.ended:
             return
@@ -119,6 +121,15 @@ class Job:
         """Give the exception nobody has asked for, if any."""
         return self._value if self.ended and not self._ok and not self.asked else None
 
+    def ending(self) -> asyncio.Future[None]:
+        """Give a future that is done when the thread is."""
+        future: asyncio.Future[None] = self._engine.loop.create_future()
+        if self.ended:
+            future.set_result(None)
+        else:
+            self._wakeups.append(future)
+        return future
+
     async def outcome(self, *, interrupting: bool) -> Any:
         """Wait for the end and give or raise what came of it.
 
@@ -129,28 +140,26 @@ class Job:
         self.asked = True
         self._engine.pool.failed.pop(self, None)
         while not self.ended:
-            future = self._engine.loop.create_future()
-            self._wakeups.append(future)
             try:
-                await future
+                await self.ending()
             except asyncio.CancelledError as error:
-                if self.ended or not interrupting:
+                if not (interrupting and self.interrupt(error)):
                     raise
-                self.interrupt(error)
         if self._ok:
             return self._value
-        error = self._value
+        failure = self._value
         try:
-            raise error
+            raise failure
         finally:
-            del error  # its traceback holds this frame
+            del failure  # its traceback holds this frame
 
-    def interrupt(self, error: BaseException) -> None:
-        """Have `error` raised at the thread's current or next wait."""
+    def interrupt(self, error: BaseException) -> bool:
+        """Have `error` raised at the thread's current or next wait; not if it ended."""
         if self.ended:
-            return
+            return False
         if self.waiting is None or not self.waiting.interrupt(error):
             self._pending = error
+        return True
 
     def take_pending(self) -> BaseException | None:
         """Give the error a wait that begins now must raise instead."""
@@ -244,6 +253,7 @@ class Pool:
         # Free before the outcome is told: who is told may ask for a thread at once.
         with self._lock:
             self._busy.pop(job, None)
+            thread.free()
             if not self._closed:
                 self._idle.append(thread)
         self._engine.post(job.finish, ok, value)
@@ -259,13 +269,10 @@ class Pool:
         for thread in threads:
             thread.give(None)
 
-    def join(self, seconds: float) -> list[str]:
-        """Wait for the threads to end; give the names of those still busy then."""
-        stuck = []
-        for thread in list(self._threads):
-            if not thread.join(seconds):
-                stuck.append(thread.label)
-        return stuck
+    def join(self) -> None:
+        """Wait for the threads to end, save those stuck in code that never waits."""
+        for thread in self._threads:
+            thread.join()
 
 
 class _Thread:
@@ -276,28 +283,29 @@ class _Thread:
     def __init__(self, pool: Pool, name: str) -> None:
         self._pool = pool
         self._queue: SimpleQueue[Job | None] = SimpleQueue()
-        self._job = ""
+        self._job: Job | None = None
         # Daemons: code that never waits cannot be ended, and must not keep the
         # interpreter from exiting. Those that can be joined are joined.
         self._thread = threading.Thread(target=self._work, name=name, daemon=True)
         self._thread.start()
 
-    @property
-    def label(self) -> str:
-        """How reports name it."""
-        return f"thread {self._thread.name!r} running {self._job}"
-
     def give(self, job: Job | None) -> None:
         """Hand it the next job, or the end."""
+        if job is not None:
+            self._job = job
+            job.thread = self._thread.name
         self._queue.put(job)
 
-    def join(self, seconds: float) -> bool:
-        """Wait for its end; says whether it came."""
-        self._thread.join(seconds)
-        return not self._thread.is_alive()
+    def free(self) -> None:
+        """The job is done; the thread goes back to its queue."""
+        self._job = None
+
+    def join(self) -> None:
+        """Wait for its end, unless it is busy: then nobody knows how long."""
+        if self._job is None:
+            self._thread.join()
 
     def _work(self) -> None:
         while (job := self._queue.get()) is not None:
-            self._job = job.name
             self._pool.run(self, job)
             del job

@@ -58,6 +58,6 @@ class UnarmedPoints:
         # Plans arm points here; until one does, no name is found.
         self._armed: dict[str, object] = {}
 
-    def point(self, name: str, **labels: str) -> None:  # noqa: ARG002 - port's shape
+    def point(self, name: str, **labels: str) -> None:
         """Pass the moment `name`."""
         self._armed.get(name)

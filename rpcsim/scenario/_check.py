@@ -66,18 +66,18 @@ def _numbered(
         ident = step.id or f"{prefix}{index + 1}"
         yield ident, step, (*path, index)
         if isinstance(step, Parallel) and isinstance(step.steps, tuple):
-            yield from _numbered(
-                f"{ident}/", step.steps, (*path, index, "parallel")
-            )
+            yield from _numbered(f"{ident}/", step.steps, (*path, index, "parallel"))
 
 
 def agents_of(scenario: Scenario) -> dict[str, str]:
     """Give agent id to host name."""
     found: dict[str, str] = {}
     for name, host in scenario.topology.hosts.items():
-        if isinstance(host, AgentHost):
-            found.setdefault(host.id or name, name)
-        elif isinstance(host, CustomHost) and "agent" in host.speaks:
+        if (
+            isinstance(host, AgentHost)
+            or isinstance(host, CustomHost)
+            and "agent" in host.speaks
+        ):
             found.setdefault(host.id or name, name)
     return found
 
@@ -89,10 +89,13 @@ def fault_ids(scenario: Scenario) -> list[str]:
 
 def check_whole(scenario: Scenario, into: Problems) -> None:
     """Report everything that does not hold between the parts."""
-    if scenario.topology is None or not isinstance(scenario.topology.hosts, dict):
+    # Required parts that could not be read are `None` here, whatever their type says.
+    topology: Any = scenario.topology
+    workload: Any = scenario.workload
+    if topology is None or topology.hosts is None:
         return
     _check_topology(scenario, into)
-    if scenario.workload is not None and isinstance(scenario.workload.clients, dict):
+    if workload is not None and workload.clients is not None:
         steps = _place(scenario, into)
         _check_steps(scenario, steps, into)
         _check_order(steps, into)
@@ -130,7 +133,9 @@ def _check_topology(scenario: Scenario, into: Problems) -> None:
         seen.setdefault(ident, name)
     for index, link in enumerate(scenario.topology.links):
         if link.between is not None:
-            _check_link(link.between, hosts, ("topology", "links", index, "between"), into)
+            _check_link(
+                link.between, hosts, ("topology", "links", index, "between"), into
+            )
 
 
 def _agent_id(name: str, host: object) -> str:
@@ -154,13 +159,13 @@ def _check_broker(
         into.add(path, "an agent needs a broker", "add a host with role broker")
     elif not broker and len(brokers) > 1:
         into.add(
-            path, "which broker is not said", f"give broker: one of {', '.join(brokers)}"
+            path,
+            "which broker is not said",
+            f"give broker: one of {', '.join(brokers)}",
         )
 
 
-def _check_link(
-    link: str, hosts: Iterable[str], path: Path, into: Problems
-) -> None:
+def _check_link(link: str, hosts: Iterable[str], path: Path, into: Problems) -> None:
     left, right, _both = link_sides(link)
     for side in (left, right):
         _check_glob(side, hosts, path, into)
@@ -194,7 +199,8 @@ def _place(scenario: Scenario, into: Problems) -> dict[str, _Placed]:
             if ident in placed:
                 first = placed[ident].client
                 into.add(
-                    (*path, "id"), f'step "{ident}" is there already, in client "{first}"'
+                    (*path, "id"),
+                    f'step "{ident}" is there already, in client "{first}"',
                 )
                 continue
             inside = len(below) > 1
@@ -214,14 +220,16 @@ def _check_client_host(
         # A host that is there and could not be read is told elsewhere.
         listed = into.root.at(("topology", "hosts")).value
         if not (isinstance(listed, dict) and host in listed):
-            into.add((*top, "host"), f'no host "{host}"', did_you_mean(host, hosts))
+            into.add(
+                (*top, "host"),
+                f'no host "{host}"',
+                did_you_mean(host, hosts) or f"hosts: {', '.join(hosts)}",
+            )
     elif isinstance(hosts[host], BrokerHost):
         into.add((*top, "host"), f'host "{host}" is a broker and runs no clients')
 
 
-def _check_steps(
-    scenario: Scenario, steps: dict[str, _Placed], into: Problems
-) -> None:
+def _check_steps(scenario: Scenario, steps: dict[str, _Placed], into: Problems) -> None:
     agents = agents_of(scenario)
     hosts = scenario.topology.hosts
     for placed in steps.values():
@@ -310,9 +318,7 @@ def _check_ref(
     if steps[base].client == placed.client:
         into.add(path, f'step "{base}" is not earlier than this one')
     else:
-        into.add(
-            path, f'step "{base}" may have no outcome yet', f"add after: {base}"
-        )
+        into.add(path, f'step "{base}" may have no outcome yet', f"add after: {base}")
 
 
 def _done_before(placed: _Placed, steps: dict[str, _Placed]) -> set[str]:
@@ -321,9 +327,7 @@ def _done_before(placed: _Placed, steps: dict[str, _Placed]) -> set[str]:
     todo = [placed]
     while todo:
         item = todo.pop()
-        finished = [
-            ident for ident in item.before if not steps[ident].step.background
-        ]
+        finished = [ident for ident in item.before if not steps[ident].step.background]
         for after in item.step.after:
             ident, phase = split_after(after)
             if phase == "done":
@@ -389,7 +393,9 @@ def _check_expects(
         if expect.step is not None:
             base = expect.step.split("[")[0]
             if base not in steps:
-                into.add((*path, "step"), f'no step "{base}"', did_you_mean(base, steps))
+                into.add(
+                    (*path, "step"), f'no step "{base}"', did_you_mean(base, steps)
+                )
             else:
                 _check_repeat(expect.step, steps[base].step, (*path, "step"), into)
             if not expect.about_outcome:
@@ -455,9 +461,7 @@ def _check_partition(
             _check_glob(glob, hosts, (*path, "groups", n, m), into)
             for name in hosts:
                 if fnmatch.fnmatchcase(name, glob) and where.setdefault(name, n) != n:
-                    into.add(
-                        (*path, "groups", n, m), f'host "{name}" is in two groups'
-                    )
+                    into.add((*path, "groups", n, m), f'host "{name}" is in two groups')
     if fault.isolate is not None:
         _check_glob(fault.isolate, hosts, (*path, "isolate"), into)
     if fault.one_way is not None:

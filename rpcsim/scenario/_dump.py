@@ -101,9 +101,7 @@ def _scalar(value: Any) -> str:
 def _quoted(text: str) -> str:
     told = json.dumps(text, ensure_ascii=False)
     # JSON leaves characters bare that YAML does not allow, or counts as line ends.
-    return "".join(
-        char if char.isprintable() else _escape(ord(char)) for char in told
-    )
+    return "".join(char if char.isprintable() else _escape(ord(char)) for char in told)
 
 
 def _escape(code: int) -> str:

@@ -32,6 +32,7 @@ OUTCOMES: Final = ("ok", "raised", "no", "maybe")
 # `call.` (scenario.md 3.2).
 COUNTED: Final = (
     "invoke",
+    "received",
     "outcome",
     "request",
     "stored",
@@ -43,7 +44,7 @@ COUNTED: Final = (
     "discarded",
 )
 COUNTED_LATER: Final = (
-    *("progress", "packet", "cancel_asked", "cancel_answered", "received"),
+    *("progress", "packet", "cancel_asked", "cancel_answered"),
     *("reply_sent", "queue_enter", "queue_leave"),
 )
 ERROR: Final = Text(
@@ -99,9 +100,7 @@ class Allowed(Record):
     )
     matches: Any | Unset = field(default=UNSET, metadata=of(Data()))
     within: Span | None = field(default=None, metadata=of(SpanKind()))
-    between: tuple[Span, Span] | None = field(
-        default=None, metadata=of(BetweenKind())
-    )
+    between: tuple[Span, Span] | None = field(default=None, metadata=of(BetweenKind()))
 
     @classmethod
     def check(cls, record: Any, path: Path, into: Problems) -> None:
@@ -136,9 +135,7 @@ class Count(Record):
     later: ClassVar[tuple[str, ...]] = (
         *("system", "queue", "client", "step", "key", "sender", "receiver", "phase"),
     )
-    event: str = field(
-        metadata=of(Choice(COUNTED, COUNTED_LATER, "event of history"))
-    )
+    event: str = field(metadata=of(Choice(COUNTED, COUNTED_LATER, "event of history")))
     method: str = field(default="*", metadata=of(Text(told="a method, or a glob")))
     host: str = field(default="*", metadata=of(Text(told="a host, or a glob")))
 
@@ -166,9 +163,7 @@ class Expect(Record):
     )
     matches: Any | Unset = field(default=UNSET, metadata=of(Data()))
     within: Span | None = field(default=None, metadata=of(SpanKind()))
-    between: tuple[Span, Span] | None = field(
-        default=None, metadata=of(BetweenKind())
-    )
+    between: tuple[Span, Span] | None = field(default=None, metadata=of(BetweenKind()))
     any_of: tuple[Allowed, ...] = field(
         default=(), metadata=of(Items(RecordKind(Allowed), 1))
     )
@@ -182,7 +177,11 @@ class Expect(Record):
     def check(cls, record: Any, path: Path, into: Problems) -> None:
         """Report what cannot hold together."""
         check_allowed(record, path, into)
-        limits = [n for n in ("equals", "at_least", "at_most") if getattr(record, n) is not None]
+        limits = [
+            n
+            for n in ("equals", "at_least", "at_most")
+            if getattr(record, n) is not None
+        ]
         if record.count is None and limits:
             into.add((*path, limits[0]), "a number needs a count", key=True)
         if record.count is not None and not limits:

@@ -18,10 +18,10 @@ from rpcsim.scenario._kinds import (
 )
 from rpcsim.scenario._record import Record, RecordKind
 from rpcsim.scenario._topology import LINK, NAME, ZERO, Latency, LatencyKind
-from rpcsim.scenario._values import Span
 
 if TYPE_CHECKING:
     from rpcsim.scenario._problems import Path, Problems
+    from rpcsim.scenario._values import Span
 
 __all__ = [
     "FAULTS",
@@ -56,9 +56,7 @@ class When(Record):
         *("system", "queue", "client", "step", "key", "sender", "receiver", "phase"),
         *("every", "p"),
     )
-    event: str = field(
-        metadata=of(Choice(COUNTED, COUNTED_LATER, "event of history"))
-    )
+    event: str = field(metadata=of(Choice(COUNTED, COUNTED_LATER, "event of history")))
     method: str = field(default="*", metadata=of(Text(told="a method, or a glob")))
     host: str = field(default="*", metadata=of(Text(told="a host, or a glob")))
     nth: int = field(default=1, metadata=of(Number(1, 1_000_000)))
@@ -96,7 +94,9 @@ def check_beginning(record: Any, path: Path, into: Problems) -> None:
     if record.at is not None and record.when is not None:
         into.add((*path, "when"), "give at or when, not both", key=True)
     if record.delay != ZERO and record.when is None:
-        into.add((*path, "delay"), "delay counts from when", "write at instead", key=True)
+        into.add(
+            (*path, "delay"), "delay counts from when", "write at instead", key=True
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

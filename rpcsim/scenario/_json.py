@@ -93,7 +93,9 @@ class _Reader:
             if key.value in pairs:
                 first = pairs[key.value][0].line
                 self._problems.add_at(
-                    line, column, f'key "{key.value}" stands twice, first in line {first}'
+                    line,
+                    column,
+                    f'key "{key.value}" stands twice, first in line {first}',
                 )
             else:
                 pairs[key.value] = (key, value)

@@ -32,8 +32,8 @@ __all__ = [
     "Names",
     "Number",
     "SpanKind",
-    "Text",
     "Table",
+    "Text",
     "node_of",
     "of",
     "plain_data",
@@ -180,7 +180,9 @@ class Choice(Kind):
             return FAILED
         return value if self.known(value, path, into) else FAILED
 
-    def known(self, value: str, path: Path, into: Problems, *, key: bool = False) -> bool:
+    def known(
+        self, value: str, path: Path, into: Problems, *, key: bool = False
+    ) -> bool:
         """Report a word that is not known, or not offered yet."""
         if value in self.words:
             return True
@@ -367,9 +369,7 @@ class Data(Kind):
         return plain_data(value)
 
 
-def _check_mark(
-    name: str, node: Node, keys: int, path: Path, into: Problems
-) -> None:
+def _check_mark(name: str, node: Node, keys: int, path: Path, into: Problems) -> None:
     if name not in ("$bytes", "$ref", "$draw"):
         into.add(
             path,
@@ -420,7 +420,10 @@ def node_of(value: Any) -> Node:
         return Node([node_of(item) for item in value])
     if isinstance(value, dict):
         return Node(
-            {str(name): (Node(str(name)), node_of(item)) for name, item in value.items()}
+            {
+                str(name): (Node(str(name)), node_of(item))
+                for name, item in value.items()
+            }
         )
     return Node(value)
 

@@ -146,7 +146,9 @@ class Problems:
     found: list[Problem] = field(default_factory=list)
     warnings: list[Problem] = field(default_factory=list)
 
-    def add(self, path: Path, message: str, hint: str = "", *, key: bool = False) -> None:
+    def add(
+        self, path: Path, message: str, hint: str = "", *, key: bool = False
+    ) -> None:
         """Report something wrong at a path; `key` points at the key, not the value."""
         node = self.root.at(path, key=key)
         self.found.append(
@@ -168,7 +170,12 @@ class Problems:
         """Raise one `ScenarioError` that tells all problems, if there are any."""
         if not self.found:
             return
-        ordered = sorted(set(self.found), key=_position)
+        # What the reader could not take is told once, not again as a wrong value.
+        unread = {(p.line, p.column) for p in self.found if p.line and not p.path}
+        ordered = sorted(
+            {p for p in self.found if not p.path or (p.line, p.column) not in unread},
+            key=_position,
+        )
         lines = [problem.told(self.source) for problem in ordered[:SHOWN]]
         if len(ordered) > SHOWN:
             lines.append(f"... and {len(ordered) - SHOWN} more problems")
@@ -205,9 +212,14 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
 
 
 def _distance(left: str, right: str) -> int:
-    row = list(range(len(right) + 1))
+    """Count the edits between two words; two letters swapped are one edit."""
+    rows = [list(range(len(right) + 1))]
     for i, a in enumerate(left, 1):
-        above, row[0] = row[0], i
+        row = [i]
         for j, b in enumerate(right, 1):
-            above, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, above + (a != b))
-    return row[-1]
+            cost = min(rows[-1][j] + 1, row[-1] + 1, rows[-1][j - 1] + (a != b))
+            if i > 1 and j > 1 and a == right[j - 2] and left[i - 2] == b:
+                cost = min(cost, rows[-2][j - 2] + 1)
+            row.append(cost)
+        rows.append(row)
+    return rows[-1][-1]

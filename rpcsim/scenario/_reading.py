@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any, Final
 
 from rpcsim.errors import ScenarioError
@@ -22,6 +23,8 @@ FORMAT: Final = 1
 MAX_BYTES: Final = 4 * 1024 * 1024
 # What a file name must end with, and how the file is then read.
 KINDS: Final = {".yaml": "yaml", ".yml": "yaml", ".json": "json"}
+# Half a pair is no character: no encoding has it.
+_SURROGATE: Final = re.compile("[\ud800-\udfff]")
 _COMPOSERS: Final = {"yaml": compose_yaml, "json": compose_json}
 
 
@@ -61,12 +64,19 @@ def read_document(cls: type[Record], source: Source, into: Problems) -> Any:
     if len(source.text) > MAX_BYTES:
         into.add_at(1, 1, "larger than 4 MiB")
         return None
+    if (half := _SURROGATE.search(source.text)) is not None:
+        before = source.text[: half.start()]
+        line = before.count("\n") + 1
+        into.add_at(line, half.start() - before.rfind("\n"), "half a surrogate pair")
+        return None
     root = _COMPOSERS[source.kind](source.text, into)
     if root is None:
         return None
     into.root = root
     if not isinstance(root.value, dict):
-        into.add((), f"expected a mapping that begins with rpcsim: 1, found {show(root)}")
+        into.add(
+            (), f"expected a mapping that begins with rpcsim: 1, found {show(root)}"
+        )
         return None
     if not _version(root, into):
         return None
@@ -85,6 +95,7 @@ def _version(root: Node, into: Problems) -> bool:
     into.add(
         ("rpcsim",),
         f"format version {show(version)} is not known",
-        f"the newest known is {FORMAT}" + ("; a newer rpcsim wrote it" if newer else ""),
+        f"the newest known is {FORMAT}"
+        + ("; a newer rpcsim wrote it" if newer else ""),
     )
     return False

@@ -105,6 +105,10 @@ class RecordKind(Kind):
         """Read a mapping into a class.
 
         Args:
+            cls: The class.
+            node: The mapping.
+            path: Where it stands.
+            into: Where problems go.
             skip: Keys somebody else has read.
             table: The keys to read; `None` for all of the class.
             extra: Values of the fields that are not read here.
@@ -207,7 +211,9 @@ class VariantKind(Kind):
         if not isinstance(value, Record):
             return value
         told = plain_record(value)
-        first = {"id": told.pop("id")} if "id" in told else {}
+        # A fault is known by its id; the id of a host is what an agent is called.
+        named = self.key == "kind" and "id" in told
+        first = {"id": told.pop("id")} if named else {}
         return {**first, self.key: value.tag, **told}
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from rpcsim.errors import ScenarioError
 from rpcsim.harness import run_plan
 from rpcsim.scenario._check import check_whole, warn_about
 from rpcsim.scenario._dump import dump_json, dump_yaml, named_code
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 
     from rpcsim.harness import RunResult
     from rpcsim.ports import Mode
+    from rpcsim.trace import Level
 
 __all__ = ["Scenario"]
 
@@ -72,7 +74,8 @@ class Scenario(Record):
     topology: Topology = field(metadata=of(RecordKind(Topology)))
     workload: Workload = field(metadata=of(RecordKind(Workload)))
     faults: tuple[Fault, ...] = field(
-        default=(), metadata=of(Items(VariantKind("kind", "fault", FAULTS, FAULTS_LATER)))
+        default=(),
+        metadata=of(Items(VariantKind("kind", "fault", FAULTS, FAULTS_LATER))),
     )
     expect: tuple[Expect, ...] = field(
         default=(), metadata=of(Items(RecordKind(Expect)))
@@ -81,6 +84,8 @@ class Scenario(Record):
         default=(), metadata=of(Items(InvariantKind()))
     )
     schedule: Schedule = field(default=Schedule(), metadata=of(RecordKind(Schedule)))
+    # The file it came from: where imports start. No part of what it says.
+    origin: str = field(default="", compare=False, repr=False)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Scenario:
@@ -90,7 +95,8 @@ class Scenario(Record):
             ScenarioError: It is not a good scenario; all problems are told.
             OSError: It cannot be read.
         """
-        return cls.read(source_of(Path(path)))
+        found = cls.read(source_of(Path(path)))
+        return dataclasses.replace(found, origin=str(path))
 
     @classmethod
     def loads(cls, text: str, *, kind: str = "yaml", name: str = "<text>") -> Scenario:
@@ -163,12 +169,24 @@ class Scenario(Record):
         """Give a copy with other values, such as `seed=6`."""
         return dataclasses.replace(self, **changes)
 
-    def run(self, *, mode: Mode = "sim", seed: int | None = None) -> RunResult:
+    def run(
+        self, *, mode: Mode = "sim", seed: int | None = None, trace: Level = "protocol"
+    ) -> RunResult:
         """Run it.
 
         Args:
             mode: `sim` or `real`.
             seed: In place of the scenario's own.
+            trace: How much is recorded: `"protocol"` or `"steps"`.
+
+        Raises:
+            ScenarioError: It is not a good scenario, or does not run in this mode.
         """
         self.validate()
-        return run_plan(lower(self, seed=seed), mode=mode)
+        if mode not in self.requires.modes:
+            modes = " or ".join(self.requires.modes)
+            raise ScenarioError(
+                f"scenario {self.name} does not run in mode {mode}: its requires.modes "
+                f"says {modes}"
+            )
+        return run_plan(lower(self, seed=seed), mode=mode, trace=trace)

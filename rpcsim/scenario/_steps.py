@@ -31,12 +31,12 @@ from rpcsim.scenario._record import (
     table_of,
 )
 from rpcsim.scenario._topology import NAME, ZERO
-from rpcsim.scenario._values import Span
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from rpcsim.scenario._problems import Node, Path, Problems
+    from rpcsim.scenario._values import Span
 
 __all__ = [
     "OPERATIONS",
@@ -120,7 +120,9 @@ class Retry(Record):
     later: ClassVar[tuple[str, ...]] = ("key",)
     times: int = field(metadata=of(Number(1, 10_000)))
     on: tuple[str, ...] = field(
-        metadata=of(Names(Text(pattern=r"[A-Za-z_]\w*", told="the name of an error"), 1))
+        metadata=of(
+            Names(Text(pattern=r"[A-Za-z_]\w*", told="the name of an error"), 1)
+        )
     )
     delay: Span = field(default=ZERO, metadata=of(SpanKind()))
 

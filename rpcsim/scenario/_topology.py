@@ -188,7 +188,7 @@ class LatencyKind(Kind):
 
     def read(self, node: Node, path: Path, into: Problems) -> Any:
         """Read either form."""
-        if isinstance(node.value, dict) or isinstance(node.value, Latency):
+        if isinstance(node.value, (dict, Latency)):
             return RecordKind(Latency).read(node, path, into)
         span = SpanKind(told=self.told).read(node, path, into)
         return Latency(base=span) if isinstance(span, Span) else span

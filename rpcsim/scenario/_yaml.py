@@ -130,7 +130,7 @@ class _Composer:
 
     def _scalar(self, event: Any) -> Node:
         value: Any = event.value
-        if event.implicit[0] and event.style is None:
+        if event.implicit[0] and not event.style:
             try:
                 value = core_scalar(event.value)
             except ValueError as error:
@@ -173,14 +173,14 @@ class _Composer:
     def _key(self, event: Any) -> Node:
         self._count(event, 1)
         if isinstance(event, yaml.AliasEvent):
-            node, _count = self._anchors.get(event.anchor, (Node(None), 0))
+            node, _count = self._anchors.get(event.anchor or "", (Node(None), 0))
             if not isinstance(node.value, str):
                 self._stop(event, "a key must be plain text")
             return self._make(event, node.value)
         if not isinstance(event, yaml.ScalarEvent):
             self._stop(event, "a key must be plain text")
         self._no_tag(event)
-        if event.value == "<<" and event.style is None:
+        if event.value == "<<" and not event.style:
             self._error(event, "merge keys are not read", "write the keys out")
         # Keys are taken as written: a host called `no` or `12` is text.
         node = self._make(event, event.value)

@@ -18,9 +18,12 @@ __all__ = [
     "OrderedSet",
     "awaited_by",
     "get_running_loop_or_none",
+    "handle_parts",
     "has_unread_failure",
     "mark_read",
     "ordered_task_sets",
+    "quiet",
+    "set_origin",
     "set_running_loop",
 ]
 
@@ -56,10 +59,15 @@ def handle_parts(handle: Any) -> tuple[Any, Sequence[Any], Context]:
     return handle._callback, handle._args, handle._context
 
 
+def set_origin(handle: Any, stack: Any) -> None:
+    """Tell a handle where it was made, for its `repr` in debug mode."""
+    handle._source_traceback = stack
+
+
 for _name in ("_log_traceback", "_fut_waiter", "_log_destroy_pending"):
     if not hasattr(asyncio.Task, _name):
         raise ImportError(f"this Python's asyncio.Task has no {_name}")
-for _name in ("_callback", "_args", "_context", "_cancelled"):
+for _name in ("_callback", "_args", "_context", "_cancelled", "_source_traceback"):
     if not hasattr(asyncio.Handle, _name):
         raise ImportError(f"this Python's asyncio.Handle has no {_name}")
 

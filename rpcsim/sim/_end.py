@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from rpcsim.errors import SimulationError
 from rpcsim.sim._ambient import stepping
-from rpcsim.sim._compat import mark_read, quiet
+from rpcsim.sim._compat import mark_read, quiet, set_running_loop
 from rpcsim.sim._fiber import close_fiber
 from rpcsim.sim._loop import CLOSING_TURNS
 from rpcsim.sim._task import SimTask, callback_name
@@ -30,31 +30,39 @@ def end_of_run(sim: Sim, *, orderly: bool) -> list[str]:
     if orderly and not loop.is_closed():
         _stop_hosts(sim)
     left = list(tell_leftovers(sim))
-    loop.collect_failures()
+    _collect(sim)
     sim.record("end", (("sim_time_ns", loop.now_ns), ("left", len(left))))
     sim.trace.seal()
-    _cancel_rest(sim)
+    if not loop.is_closed():
+        _cancel_rest(sim)
     loop.collect_failures()
-    _close_parked(sim)
-    for ref in list(loop._register.values()):
-        task = ref()
-        if task is not None:
-            quiet(task)
-            if task.done():
-                mark_read(task)
+    tasks = loop.all_tasks()
     loop.close()
+    _close_parked(sim, tasks)
     return left
+
+
+def _collect(sim: Sim) -> None:
+    """Keep what failed and nobody took: tasks first, then starts of hosts."""
+    sim.loop.collect_failures()
+    for host in sim.hosts:
+        error = host.start_failure()
+        if error is not None:
+            sim.loop.keep_failure(error, f"starting host {host.name}")
 
 
 def _stop_hosts(sim: Sim) -> None:
     """Stop what runs in the world, newest host first, then the clients of the test."""
     loop = sim.loop
+    resources = sim.test.ports.resources
+    if not resources and not any(host.state == "running" for host in sim.hosts):
+        return
 
     async def stop() -> None:
         for host in reversed(sim.hosts):
             if host.state == "running":
                 await host.stop(GRACE)
-        await sim.test.ports.resources.aclose()
+        await resources.aclose()
 
     task: SimTask = sim.test.inside(loop.make_task, stop())
     task.background = True
@@ -77,7 +85,7 @@ def tell_leftovers(sim: Sim) -> Iterator[str]:
         yield f"{kind} {task.get_name()} of host {task.life.host}, at {place_of(task)}"
     for timer in loop.pending_timers():
         strand = timer.strand
-        if strand.life.dead or strand.background:
+        if strand.life.dead or strand.background or timer.background:
             continue
         if isinstance(strand, SimTask) and not strand.done():
             continue  # its sleep: the task is told of
@@ -102,8 +110,9 @@ def _cancel_rest(sim: Sim) -> None:
             task.cancel()
     with contextlib.suppress(SimulationError), stepping(sim):
         loop.run_pump(None, turns=CLOSING_TURNS, jump=False)
-        closing = loop.make_task(loop.shutdown_asyncgens())
-        loop.run_pump(closing.done, turns=CLOSING_TURNS, jump=False)
+        if loop.has_asyncgens():
+            closing = loop.make_task(loop.shutdown_asyncgens())
+            loop.run_pump(closing.done, turns=CLOSING_TURNS, jump=False)
     # Connections end now, without their packets: nobody is left to see them.
     for host in (sim.test, *sim.hosts):
         for end in list(host.life.endpoints.values()):
@@ -112,26 +121,28 @@ def _cancel_rest(sim: Sim) -> None:
         loop.run_pump(None, turns=CLOSING_TURNS, jump=False)
 
 
-def _close_parked(sim: Sim) -> None:
+def _close_parked(sim: Sim, tasks: list[SimTask]) -> None:
     """Release what dead hosts held, oldest first, behind a fence.
 
-    The loop refuses everything by now, and what the dead code raises is dropped: it
-    cannot influence the verdict any more.
+    The loop is closed and refuses everything by now, and what the dead code raises is
+    dropped: it cannot influence the verdict any more.
     """
-    loop = sim.loop
-    loop.fenced = True
+    sim.loop.fenced = True
     lives: list[Life] = [*sim.graves, sim.graveyard]
     parked = [t for life in lives for t in life.parked if isinstance(t, SimTask)]
-    parked += [task for task in loop.tasks() if task not in parked]
-    for task in parked:
+    for task in dict.fromkeys([*parked, *tasks]):
         quiet(task)
         if task.done():
+            mark_read(task)
             continue
         fiber = task.fiber
         if fiber is not None:
             with contextlib.suppress(BaseException):
                 close_fiber(fiber)
         _close(task.get_coro())
+    # A coroutine closed in the middle of driving a fiber puts the loop back as the
+    # running one on its way out.
+    set_running_loop(None)
     for life in lives:
         life.parked.clear()
         life.shelf.clear()

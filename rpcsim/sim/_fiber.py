@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from greenlet import GreenletExit, getcurrent, greenlet
 
-from rpcsim.errors import BlockingInCoroutine, FiberKilled, SimulationError
+from rpcsim.errors import BlockingInCoroutine, FiberKilled, HostDown, SimulationError
 from rpcsim.ports import to_ns
 from rpcsim.sim._compat import set_running_loop
 from rpcsim.sim._fences import caller_place
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from types import FrameType
 
     from rpcsim.ports import Duration
+    from rpcsim.sim._loop import SimLoop
     from rpcsim.sim._sim import Sim
     from rpcsim.sim._strand import Life
     from rpcsim.sim._task import SimTask
@@ -44,6 +45,7 @@ class Fiber(greenlet):
         worker: The serial worker it belongs to, if any.
         killed: Whether `FiberKilled` is to be raised at its next blocking point.
         waiting: What its code waits for; `None` while it runs.
+        made: The tasks made for that wait, which end with it.
     """
 
     def __init__(
@@ -56,6 +58,7 @@ class Fiber(greenlet):
         self.worker = worker
         self.killed = False
         self.waiting: asyncio.Future[Any] | None = None
+        self.made: tuple[asyncio.Future[Any], ...] = ()
         self.task: SimTask = asyncio.current_task(sim.loop)  # type: ignore[assignment]  # made inside a task's step
         sim.fibers += 1
 
@@ -85,6 +88,7 @@ class Fiber(greenlet):
             return parent.switch(future)
         finally:
             self.waiting = None
+            self.made = ()
 
 
 def current_fiber() -> Fiber | None:
@@ -117,7 +121,9 @@ async def _drive(fiber: Fiber) -> Any:
             except BaseException as error:  # noqa: BLE001 - it crosses unchanged
                 if fiber.killed and isinstance(error, asyncio.CancelledError):
                     error = FiberKilled(f"{fiber.name} was killed")
-                switch, value = fiber.throw, (error,)
+                # With its traceback, which greenlet would begin anew otherwise.
+                switch = fiber.throw
+                value = (type(error), error, error.__traceback__)
             else:
                 switch = fiber.switch
     finally:
@@ -127,7 +133,12 @@ async def _drive(fiber: Fiber) -> Any:
 
 async def _limited(future: asyncio.Future[T], seconds: float, owned: bool) -> T:
     """Await a future at most so long; cancel it on expiry if it was made for us."""
-    done, _ = await asyncio.wait([future], timeout=seconds)
+    try:
+        done, _ = await asyncio.wait([future], timeout=seconds)
+    except asyncio.CancelledError:
+        if owned:
+            future.cancel()
+        raise
     if done:
         return future.result()
     if owned:
@@ -162,12 +173,28 @@ class SimSpawned:
         if task.done():
             return
         if hard:
-            task.life = task.get_loop().sim.graveyard  # type: ignore[attr-defined]  # our loop
+            _bury(task)
             return
         fiber: Fiber | None = task.fiber
         if fiber is not None:
             fiber.killed = True
         task.cancel()
+
+
+def _bury(task: SimTask) -> None:
+    """Park a task, as a crash does: nothing of it runs any more."""
+    loop: SimLoop = task.get_loop()  # type: ignore[assignment]  # it is ours
+    grave = loop.sim.graveyard
+    grave.parked.append(task)
+    task.life = grave
+    if task.line is not task:  # scope "host": its steps are in its host's line
+        loop.unline(task)
+    loop.drop(grave)
+    fiber: Fiber | None = task.fiber
+    if fiber is not None:
+        for made in fiber.made:
+            if not made.done():
+                _bury(made)  # type: ignore[arg-type]  # made by us
 
 
 class SimWorker:
@@ -242,47 +269,61 @@ class SimBridge:
         """Block until done: a fiber switches, synchronous code pumps."""
         sim = self.sim
         fiber = current_fiber()
-        if fiber is None or fiber.sim is not sim:
-            sim.check_thread("a blocking call")
-            if sim.loop.pumping:
-                raise self._refuse(awaitable)
-            if self._life.dead:
-                raise sim.host_down(self._life.host)
-            return sim.complete(self._as_future(awaitable, timeout))
+        if fiber is None or fiber.sim is not sim or sim.loop.fenced:
+            wrong = self.refusal(awaitable)
+            if wrong is not None:
+                if inspect.iscoroutine(awaitable):
+                    awaitable.close()
+                raise wrong
+            return sim.complete(self._as_future(awaitable, timeout)[0])
         if fiber.worker is not None and fiber.worker.holds(awaitable):
             raise SimulationError(
                 f"worker {fiber.worker.name!r} waits for its own queue, which would "
                 "never end; submit from another fiber, or do not wait"
             )
-        return fiber.block(self._as_future(awaitable, timeout))  # type: ignore[no-any-return]
+        future, fiber.made = self._as_future(awaitable, timeout)
+        return fiber.block(future)  # type: ignore[no-any-return]
 
     def _as_future(
         self, awaitable: Awaitable[T], timeout: Duration | None
-    ) -> asyncio.Future[T]:
+    ) -> tuple[asyncio.Future[T], tuple[asyncio.Future[Any], ...]]:
+        """Give the future to wait for, and the tasks made to have it."""
         loop = self.sim.loop
-        owned = not asyncio.isfuture(awaitable)
-        if owned:
-            coro = awaitable if inspect.iscoroutine(awaitable) else _await(awaitable)
-            future: asyncio.Future[T] = loop.make_task(coro)
+        limit = None if timeout is None else to_ns(timeout) / 1e9
+        made: tuple[asyncio.Future[Any], ...] = ()
+        if asyncio.isfuture(awaitable):
+            future: asyncio.Future[T] = awaitable
         else:
-            future = awaitable  # type: ignore[assignment]  # isfuture
-        if timeout is not None:
-            seconds = to_ns(timeout) / 1e9
-            return loop.make_task(_limited(future, seconds, owned))
-        return future
+            coro = awaitable if inspect.iscoroutine(awaitable) else _await(awaitable)
+            future = loop.make_task(coro)
+            made = (future,)
+        if limit is not None:
+            future = loop.make_task(_limited(future, limit, bool(made)))
+            made = (future, *made)
+        return future, made
 
-    def _refuse(self, awaitable: object) -> BlockingInCoroutine:
-        loop = self.sim.loop
+    def refusal(self, awaitable: object) -> SimulationError | None:
+        """Give the error for a wait that may not be made here, if so."""
+        sim = self.sim
+        loop = sim.loop
+        if loop.fenced:
+            return HostDown(f"host {self._life.host!r} is gone and its run is over")
+        fiber = current_fiber()
+        if fiber is not None and fiber.sim is sim:
+            return None
+        wrong = sim.misplaced("a blocking call")
+        if wrong is not None:
+            return wrong
+        if not loop.pumping:
+            return sim.host_down(self._life.host) if self._life.dead else None
         what = getattr(awaitable, "__qualname__", None) or type(awaitable).__name__
-        if inspect.iscoroutine(awaitable):
-            awaitable.close()
         error = BlockingInCoroutine(
             f"a blocking call ({what}) at {caller_place()} inside {loop.strand.label} "
             f"on host {loop.strand.life.host!r} at {loop.now_ns / 1e9:.9g} s could "
             "never return; await its async form, or run the caller with "
             "`await bridge.call_blocking(fn)` (asyncio.to_thread does the same)"
         )
-        self.sim.keep(error)
+        sim.keep(error)
         return error
 
     async def call_blocking(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 from rpcsim.errors import HostStateError
 from rpcsim.ports import Duration, Main, to_ns
 from rpcsim.ports._runtime import CURRENT
+from rpcsim.sim._compat import has_unread_failure
 from rpcsim.sim._fiber import SimBridge
 from rpcsim.sim._ports import HostNetwork, HostSink, NoPoints, SimPorts
 from rpcsim.sim._strand import Life
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from rpcsim.sim._sim import Sim
-    from rpcsim.sim._task import SimTask
 
 __all__ = ["SimHost"]
 
@@ -49,6 +49,7 @@ class SimHost:
         self._base = copy_context()
         self._product: Any = None
         self._started: asyncio.Future[None] | None = None
+        self._powered = True
         self.name: Final = name
         self.addresses: Final = tuple(addresses)
         self.state = "declared"
@@ -65,8 +66,8 @@ class SimHost:
 
     @property
     def up(self) -> bool:
-        """Whether its system answers packets."""
-        return self.state in ("running", "declared", "stopped")
+        """Whether its system answers packets; it outlives a crash of its programs."""
+        return self.state != "crashed" or self._powered
 
     def _make_ports(self) -> SimPorts:
         sim, life = self._sim, self.life
@@ -98,6 +99,8 @@ class SimHost:
             f"cannot {verb} host {self.name!r}: it is {self.state} at "
             f"{self._sim.loop.now_ns / 1e9:.9g} s; {instead}"
         )
+        if self._sim.loop.pumping:
+            self._sim.keep(error)
         return error
 
     # -- beginning ---------------------------------------------------------------------
@@ -114,6 +117,7 @@ class SimHost:
         self._product = None
         first = self.life.incarnation == 1
         self.state = "running"
+        self._powered = True
         self._sim.record_on(
             self.name,
             "host.start" if first else "host.restart",
@@ -123,12 +127,14 @@ class SimHost:
         if self._factory is None:
             self._started.set_result(None)
             return
-        task: SimTask = self.inside(loop.make_task, self._begin(self._started))
-        task.background = True
+        program = self._begin(self._factory, self._started)
+        # Reports show tasks by name: the factory's says more than ours.
+        program.__name__ = getattr(self._factory, "__name__", "factory")
+        self.inside(loop.make_task, program)
 
-    async def _begin(self, started: asyncio.Future[None]) -> None:
-        factory = self._factory
-        assert factory is not None
+    async def _begin(
+        self, factory: Callable[..., Any], started: asyncio.Future[None]
+    ) -> None:
         try:
             product = factory(self) if _takes_host(factory) else factory()
             if hasattr(product, "start"):
@@ -151,6 +157,13 @@ class SimHost:
         if self.state == "crashed":
             raise self._sim.host_down(self.name)
         await asyncio.shield(self._started)
+
+    def start_failure(self) -> BaseException | None:
+        """Take what its start raised, if nobody waited for it."""
+        started = self._started
+        if started is None or not has_unread_failure(started):
+            return None
+        return started.exception()
 
     def restart(self, after: Duration = 0) -> None:
         """Start again, after a stop or crash."""
@@ -197,14 +210,23 @@ class SimHost:
                 loop.keep_failure(error, f"stopping host {self.name}")
         for listening in list(life.listeners.values()):
             loop.net.unlisten(listening)
-        await self.ports.resources.aclose()
+        try:
+            async with asyncio.timeout(grace):
+                await self.ports.resources.aclose()
+        except Exception as error:  # noqa: BLE001 - the rest is stopped all the same
+            loop.keep_failure(error, f"closing what host {self.name} shared")
         left = [t for t in loop.tasks() if t.life is life and t is not me]
         for task in left:
             task.cancel()
         if left:
-            await asyncio.wait(left, timeout=grace)
+            # Its `finally` blocks have this instant to say goodbye; then connections
+            # close, for which many of them wait.
+            await asyncio.wait(left, timeout=0)
         for end in list(life.endpoints.values()):
             end.close()
+        left = [task for task in left if not task.done()]
+        if left:
+            await asyncio.wait(left, timeout=grace)
 
     def crash(self, kind: Literal["power", "process"] = "power") -> None:
         """End at once; nothing of it runs any more, `finally` blocks included."""
@@ -215,12 +237,13 @@ class SimHost:
         loop, life = self._sim.loop, self.life
         self._sim.record_on(self.name, "host.crash", (("kind", kind),))
         life.dead = life.shut = True
+        self._powered = kind == "process"
+        self.state = "crashed"
         life.parked += [task for task in loop.tasks() if task.life is life]
         life.parked.append((self._product, self.ports, self._started))
         self._product = None
         loop.drop(life)
         loop.net.crash(life, power=kind == "power")
-        self.state = "crashed"
         self._sim.graves.append(life)
 
     # -- from outside --------------------------------------------------------------------

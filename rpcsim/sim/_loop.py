@@ -7,8 +7,10 @@ import inspect
 import math
 import socket
 import sys
+import traceback
 import warnings
 import weakref
+from collections import deque
 from contextvars import copy_context
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypeVar
@@ -19,10 +21,12 @@ from rpcsim.sim._compat import (
     get_running_loop_or_none,
     has_unread_failure,
     quiet,
+    set_origin,
     set_running_loop,
 )
 from rpcsim.sim._fences import Fences, caller_place
 from rpcsim.sim._scheduler import Scheduler
+from rpcsim.sim._strand import in_background
 from rpcsim.sim._task import (
     SimFuture,
     SimHandle,
@@ -40,7 +44,7 @@ if TYPE_CHECKING:
     from rpcsim.sim._scheduler import Limits
     from rpcsim.sim._sim import Sim
     from rpcsim.sim._sockets import SimServer
-    from rpcsim.sim._strand import Life
+    from rpcsim.sim._strand import Entry, Life
     from rpcsim.trace import Trace
 
 __all__ = ["SimLoop"]
@@ -51,6 +55,10 @@ T = TypeVar("T")
 CLOSING_TURNS: Final = 10_000
 # Sweep dead entries out of the task register when it has grown by this many.
 REGISTER_SWEEP: Final = 1_000
+
+
+def _muted() -> None:
+    """Stand in for the step of a task that was taken out of its line."""
 
 
 async def _nothing() -> None:
@@ -111,7 +119,6 @@ class SimLoop(Fences, Scheduler, asyncio.AbstractEventLoop):  # type: ignore[mis
         )
         # What callbacks and tasks raised and nobody took, in order of occurrence.
         self.failures: list[Exception] = []
-        self.background = False
         # Whether a host is one strand (scope "host"), so that only hosts reorder.
         self.per_host = False
         # Set when dead code is released after the run: everything is refused to it.
@@ -126,7 +133,7 @@ class SimLoop(Fences, Scheduler, asyncio.AbstractEventLoop):  # type: ignore[mis
         self._stopping = False
         self._exception_handler: Any = None
         self._task_factory: Any = None
-        self._asyncgens: dict[int, weakref.ref[Any]] = {}
+        self._asyncgens: dict[int, tuple[Life, weakref.ref[Any]]] = {}
         self._foreign_warned = False
 
     def __repr__(self) -> str:
@@ -238,8 +245,6 @@ class SimLoop(Fences, Scheduler, asyncio.AbstractEventLoop):  # type: ignore[mis
         **options: Any,
     ) -> asyncio.Task[T]:
         """Make a task, named `host/coroutine-n` unless told."""
-        if self._closed:
-            self._refuse_closed(coro)
         if self._task_factory is not None:
             made: asyncio.Task[T] = self._from_factory(coro, name, context, options)
             return made
@@ -249,6 +254,8 @@ class SimLoop(Fences, Scheduler, asyncio.AbstractEventLoop):  # type: ignore[mis
         self, coro: Any, *, name: object = None, context: Context | None = None
     ) -> SimTask:
         """Make one of our tasks, whatever factory is set."""
+        if self._closed:
+            self._refuse_closed(coro)
         life = self.life_of(context)
         host = life.host
         count = self._names[host] = self._names.get(host, 0) + 1
@@ -261,13 +268,12 @@ class SimLoop(Fences, Scheduler, asyncio.AbstractEventLoop):  # type: ignore[mis
             context=context,
             seq=seq,
             life=life,
+            line=life.strand if self.per_host else None,
         )
         if name is not None:
             task.set_name(name)
-        if self.background:
+        if self.knows_background and in_background(context):
             task.background = True
-        if self.per_host:
-            task.line = life.strand
         self._register[seq] = weakref.ref(task)
         if len(self._register) >= self._sweep_at:
             self._sweep()
@@ -301,16 +307,19 @@ class SimLoop(Fences, Scheduler, asyncio.AbstractEventLoop):  # type: ignore[mis
         self._register = alive
         self._sweep_at = len(alive) * 2 + REGISTER_SWEEP
 
+    def all_tasks(self) -> list[SimTask]:
+        """Give the tasks somebody still holds, done ones too, in order of creation."""
+        found = [ref() for ref in self._register.values()]
+        return [task for task in found if task is not None]
+
     def tasks(self) -> list[SimTask]:
         """Give the tasks that are not done, in order of creation."""
-        found = [ref() for ref in self._register.values()]
-        return [task for task in found if task is not None and not task.done()]
+        return [task for task in self.all_tasks() if not task.done()]
 
     def collect_failures(self) -> None:
         """Take the failures of tasks whose result nobody read, in order."""
-        for ref in list(self._register.values()):
-            task = ref()
-            if task is not None and task.done() and has_unread_failure(task):
+        for task in self.all_tasks():
+            if task.done() and has_unread_failure(task):
                 error = task.exception()
                 if error is not None:
                     self.keep_failure(error, f"in task {task.get_name()}")
@@ -324,6 +333,19 @@ class SimLoop(Fences, Scheduler, asyncio.AbstractEventLoop):  # type: ignore[mis
     def get_task_factory(self) -> Any:
         """Give the factory set, or `None`."""
         return self._task_factory
+
+    def unline(self, task: SimTask) -> None:
+        """Take a task that must not run any more out of the line it shares."""
+        line, task.line = task.line, task
+
+        def muted(entry: Entry) -> Entry:
+            owner = getattr(entry[1][0], "__self__", None) if entry[1] else None
+            return (_muted, (), -1) if owner is task else entry
+
+        if line.first is not None:
+            line.first = muted(line.first)
+        if line.more is not None:
+            line.more = deque(map(muted, line.more))
 
     # -- running ---------------------------------------------------------------------
 
@@ -347,8 +369,10 @@ class SimLoop(Fences, Scheduler, asyncio.AbstractEventLoop):  # type: ignore[mis
     def run_forever(self) -> None:
         """Run until `stop()` is called, or nothing is left to do."""
         self._check_closed()
-        self._stopping = False
-        self.sim.pump(lambda: self._stopping)
+        if self._stopping:  # stop() came first: what is ready now runs, as in asyncio
+            self.sim.pump(None, turns=max(len(self._ready), 1), jump=False)
+        else:
+            self.sim.pump(lambda: self._stopping)
         self._stopping = False
 
     def run_until_complete(self, future: Generator[Any, None, T] | Awaitable[T]) -> T:
@@ -389,18 +413,25 @@ class SimLoop(Fences, Scheduler, asyncio.AbstractEventLoop):  # type: ignore[mis
         raise RuntimeError("Event loop is closed")
 
     def _asyncgen_born(self, generator: Any) -> None:
-        self._asyncgens[self.next_seq()] = weakref.ref(generator)
+        number = self.next_seq()
+        forget = self._asyncgens.pop
+        ref = weakref.ref(generator, lambda _: forget(number, None))
+        self._asyncgens[number] = self.life_of(), ref
 
     def _asyncgen_gone(self, generator: Any) -> None:
         if not self._closed:
             self.make_task(generator.aclose(), name="asyncgen aclose")
 
+    def has_asyncgens(self) -> bool:
+        """Whether asynchronous generators were begun since the last shutdown."""
+        return bool(self._asyncgens)
+
     async def shutdown_asyncgens(self) -> None:
         """Close the asynchronous generators still open, in order of creation."""
-        refs, self._asyncgens = list(self._asyncgens.values()), {}
-        for ref in refs:
+        born, self._asyncgens = list(self._asyncgens.values()), {}
+        for life, ref in born:
             generator = ref()
-            if generator is not None:
+            if generator is not None and not life.dead:
                 try:
                     await generator.aclose()
                 except Exception as error:  # noqa: BLE001 - told like asyncio does
@@ -415,6 +446,10 @@ class SimLoop(Fences, Scheduler, asyncio.AbstractEventLoop):  # type: ignore[mis
         self, handle: object, callback: object, error: BaseException
     ) -> None:
         """Tell of an exception that came out of a callback."""
+        if isinstance(error, asyncio.CancelledError):
+            # A done-callback that read the outcome of a cancelled task: nothing failed.
+            # Streams of 3.11 do so whenever a connection's handler is cancelled.
+            return
         self.call_exception_handler(
             {
                 "message": f"Exception in callback {callback_name(callback)}",
@@ -469,6 +504,24 @@ class SimLoop(Fences, Scheduler, asyncio.AbstractEventLoop):  # type: ignore[mis
     def set_debug(self, enabled: bool) -> None:
         """Switch debug mode; it never changes the trace."""
         self._debug = bool(enabled)
+        # Checks shadow the methods, so that without them nobody pays.
+        for name in ("call_soon", "call_at", "call_later", "create_task"):
+            self.__dict__.pop(name, None)
+            if self._debug:
+                self.__dict__[name] = self._checked(getattr(self, name))
+
+    def _checked(self, method: Callable[..., Any]) -> Callable[..., Any]:
+        """Have a method refuse other threads, and handles know where they are from."""
+
+        def checked(*args: Any, **options: Any) -> Any:
+            self.sim.check_thread(f"loop.{method.__name__}")
+            made = method(*args, **options)
+            if isinstance(made, asyncio.Handle):
+                origin = sys._getframe(1)
+                set_origin(made, traceback.extract_stack(origin, limit=10))
+            return made
+
+        return checked
 
     # -- network -----------------------------------------------------------------------
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import errno
 import ipaddress
 import socket
@@ -11,11 +10,12 @@ from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, Final, Literal, Self
 
 from rpcsim.errors import SimulationError
-from rpcsim.ports import NANOS, endpoint
+from rpcsim.ports import endpoint
+from rpcsim.sim._handshake import Handshake
 from rpcsim.sim._links import Link, Partition, Shape, as_latency
 from rpcsim.sim._sockets import SimServer, StandInSocket
 from rpcsim.sim._strand import Strand
-from rpcsim.sim._tcp import ACK, FIN, RST, Endpoint, Flow
+from rpcsim.sim._tcp import Endpoint
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 __all__ = ["Listening", "NetFault", "SimNet"]
 
 FIRST_EPHEMERAL_PORT: Final = 49_152
-SYN_TIMEOUT_NS: Final = 127 * NANOS
 ANY: Final = ("", "0.0.0.0", "::")
 
 
@@ -329,22 +328,9 @@ class SimNet:
         label = f"{pair}#{number}"
         own = self._sim.by_name[life.host]
         local = (own.addresses[0], local_port or self.free_port(life.host))
-        started, wait = loop.now_ns, NANOS
-        while out.cut or back.cut or not target.up:
-            # The SYN (or its answer) is lost: it is sent again after 1, 2, 4, ... s.
-            left = started + SYN_TIMEOUT_NS - loop.now_ns
-            if left <= 0:
-                self._sim.record(
-                    "conn.refused", (("connection", label), ("why", "timeout"))
-                )
-                raise TimeoutError(
-                    errno.ETIMEDOUT, f"Connect call to {label} timed out: no answer"
-                )
-            await asyncio.sleep(min(wait, left) / NANOS)
-            wait *= 2
         near = Endpoint(self, life, label, local, (address, port))
         try:
-            await self._handshake(near, target, out, back)
+            await Handshake(self, near, target, out, back).run()
         except BaseException:
             near.lost = near.closing = True
             life.endpoints.pop(near.number, None)
@@ -352,70 +338,27 @@ class SimNet:
         near.begin(factory())
         return near
 
-    async def _handshake(
-        self, near: Endpoint, target: SimHost, out: Link, back: Link
-    ) -> None:
-        loop = self.loop
-        done = loop.create_future()
-        place = near.remote
-
-        def syn() -> None:
-            listening = self._listening.get(place)
-            if listening is None or not target.up:
-                loop.at(loop.now_ns + back.delay(), near.strand, refused, ())
-                return
-            far = Endpoint(self, listening.life, near.label, place, near.local)
-            far.context = listening.context.copy()
-            far.accept = listening.on_accept
-            near.peer, far.peer = far, near
-            near.out = Flow(self, near, far, out, back)
-            far.out = Flow(self, far, near, back, out)
-            loop.at(loop.now_ns + back.delay(), near.strand, syn_ack, ())
-
-        def syn_ack() -> None:
-            if done.done():  # given up meanwhile
-                near._send_reset()
-                return
-            near.out.send(ACK)
-            done.set_result(None)
-
-        def refused() -> None:
-            if not done.done():
-                near.trace("conn.refused", ("why", "no listener"))
-                done.set_exception(
-                    ConnectionRefusedError(
-                        errno.ECONNREFUSED,
-                        f"Connect call to {near.label} failed: nobody listens on port "
-                        f"{place[1]} of host {target.name!r}",
-                    )
-                )
-
-        life = target.life
-        loop.at(loop.now_ns + out.delay(), life.strand, syn, ())
-        await done
+    def listening_at(self, place: Address) -> Listening | None:
+        """Give what accepts connections at an address."""
+        return self._listening.get(place)
 
     def answers_for(self, dead: Endpoint) -> bool:
         """Whether the machine of a dead endpoint is there to answer with a reset."""
-        host = self._sim.by_name[dead.life.host]
-        return host.up and host.life is not dead.life
+        return self._sim.by_name[dead.life.host].up
 
     def crash(self, life: Life, *, power: bool) -> None:
         """Cut a dead host off: silent without power, else its system closes."""
         for listening in list(life.listeners.values()):
             self.unlisten(listening)
-        ends = list(life.endpoints.values())
+        ends: list[Endpoint] = list(life.endpoints.values())
         life.parked.append(ends)
         life.endpoints.clear()
-        if power:
-            return
-        loop = self.loop
         for end in ends:
-            out = getattr(end, "out", None)
-            if out is None or end.lost:
-                continue
-            mark = RST if end.unread else FIN
-            due = max(loop.now_ns + out.link.delay(), out._last_due)
-            loop.at(due, out.dst.strand, out.dst.arrive, (mark,))
+            # What still runs of the crashing step can send nothing more, and the
+            # destructors of the dead program's streams find nothing to close.
+            end.lost = end.closing = True
+            if not power and hasattr(end, "out"):
+                end.out.outlive(self._strand)
 
     def socket_of(self, local: Address, remote: Address | None) -> StandInSocket:
         """Give the stand-in for the socket of an endpoint or listener."""

@@ -34,6 +34,6 @@ def chooser_for(policy: str, stream: Callable[[], SimStream]) -> Chooser | None:
     if policy == "fifo":
         return None
     if policy == "random":
-        return stream().below
+        return stream().chooser()
     known = ", ".join(POLICIES)
     raise ValueError(f"unknown schedule policy {policy!r}; known: {known}")

@@ -26,7 +26,7 @@ from rpcsim.errors import (
     TimeLimitError,
 )
 from rpcsim.ports import NANOS, duration_text
-from rpcsim.sim._strand import Life, Strand
+from rpcsim.sim._strand import Life, Strand, in_background
 from rpcsim.sim._task import SimTimerHandle, callback_name
 
 if TYPE_CHECKING:
@@ -108,6 +108,8 @@ class Scheduler:
         self.cause = -1
         self.pumping = False
         self._chooser = chooser
+        # Whether anything was ever made under `sim.background()`.
+        self.knows_background = False
         self._ready: list[Any] = []
         self._heap: list[tuple[int, int, StrandLike, Any, Any]] = []
         self._seq = 0
@@ -193,7 +195,10 @@ class Scheduler:
         """Whether nothing is runnable, and only background entries are pending."""
         return not any(strand is not None for strand in self._ready) and all(
             self._in_background(entry[2])
-            or (entry[3] is None and not entry[4]._scheduled)
+            or (
+                entry[3] is None
+                and (entry[4].background or not entry[4]._scheduled)
+            )
             for entry in self._heap
         )
 
@@ -235,11 +240,13 @@ class Scheduler:
         if self.pumping:
             raise SimulationError("the simulation is already running here")
         self.pumping = True
+        self._foreground_ns = self.now_ns  # waiting begins now
         ready = self._ready
         chooser = self._chooser
         trace = self.trace
         record = trace.raw.append if trace.level == "steps" else None
-        steps = self.steps
+        # Whoever pumps again acts from outside: that is not a livelock of the inside.
+        self._instant_steps = steps = self.steps
         stop_at = None if turns is None else steps + turns
         head = 0
         check_at = steps  # the first turn looks at the limits
@@ -251,6 +258,8 @@ class Scheduler:
             while until is None or not until():
                 n = len(ready) - head
                 if n == 0:
+                    if steps == stop_at:
+                        return False
                     if head:
                         ready.clear()
                         head = 0
@@ -304,10 +313,13 @@ class Scheduler:
         when = self.next_event_ns()
         if when is None or (deadline_ns is not None and when > deadline_ns):
             if deadline_ns is not None and deadline_ns > self.now_ns:
-                self._move_to(deadline_ns)
+                self._set_now(deadline_ns)
+                self._float_now = max(self._float_now, deadline_ns / 1e9)
             return False
         if when > self.now_ns:
-            self._move_to(when)
+            self._set_now(when)
+        # Seconds as a float: the latest deadline of this instant, else the instant.
+        told = -1.0
         heap, ready, trace = self._heap, self._ready, self.trace
         timers = trace.level == "steps"
         foreground = False
@@ -319,8 +331,8 @@ class Scheduler:
                     self._tombstones -= 1
                     continue
                 handle._scheduled = False
-                if handle._when > self._float_now:
-                    self._float_now = handle._when
+                if handle._when > told:
+                    told = handle._when
                 entry: Entry = (handle.run, (), handle.cause)
                 if timers:
                     host, label = strand.life.host, strand.label
@@ -334,10 +346,15 @@ class Scheduler:
             else:
                 strand.more.append(entry)
             ready.append(strand)
-            foreground = foreground or not self._in_background(strand)
+            if not foreground and not self._in_background(strand):
+                foreground = fn is not None or not args.background
+        if told < 0:
+            told = when / 1e9
+        if told > self._float_now:
+            self._float_now = told
         if foreground:
             self._foreground_ns = when
-        elif when - self._foreground_ns > self.limits.stall_ns:
+        elif deadline_ns is None and when - self._foreground_ns > self.limits.stall_ns:
             raise StalledError(
                 f"only background work ran since {self._foreground_ns / 1e9:.9g} s of "
                 f"simulated time (now {when / 1e9:.9g} s) while the main program waited"
@@ -347,7 +364,7 @@ class Scheduler:
     def _in_background(self, strand: StrandLike) -> bool:
         return strand.life.background or getattr(strand, "background", False)
 
-    def _move_to(self, when_ns: int) -> None:
+    def _set_now(self, when_ns: int) -> None:
         limit = self.limits.max_time_ns
         if limit is not None and when_ns > limit:
             raise TimeLimitError(
@@ -356,9 +373,6 @@ class Scheduler:
                 "at what still waits",
             )
         self.now_ns = when_ns
-        now = when_ns / 1e9
-        if now > self._float_now:
-            self._float_now = now
 
     def _check(self, steps: int, stop_at: int | None) -> int:
         """Look at limits and memory; give the turn at which to look again."""
@@ -436,5 +450,7 @@ class Scheduler:
             self.strand,
             self.cause,
         )
+        if self.knows_background:
+            handle.background = in_background(context)
         self.push_timer(handle)
         return handle

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import inspect
+import re
 from datetime import UTC, datetime
+from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, Final, Literal, Self, TypeVar
 
 from rpcsim.errors import (
@@ -12,6 +15,7 @@ from rpcsim.errors import (
     HostDown,
     SimLimitError,
     SimulationError,
+    StalledError,
     UnhandledErrors,
 )
 from rpcsim.ports import Duration, Inexact, Main, duration_text, enter, leave, to_ns
@@ -22,12 +26,12 @@ from rpcsim.sim._end import end_of_run, tell_leftovers
 from rpcsim.sim._host import SimHost
 from rpcsim.sim._loop import SimLoop
 from rpcsim.sim._net import SimNet
-from rpcsim.sim._policy import chooser_for
+from rpcsim.sim._policy import POLICIES, chooser_for
 from rpcsim.sim._scheduler import Limits
-from rpcsim.sim._strand import Life, Strand
+from rpcsim.sim._strand import BACKGROUND, Life, Strand
 from rpcsim.sim._streams import SimEntropy, stream_seed
-from rpcsim.sim._waits import deadlock_text
-from rpcsim.trace import Trace
+from rpcsim.sim._waits import deadlock_text, listing, waiting_tasks
+from rpcsim.trace import KEEP, Trace
 
 if TYPE_CHECKING:
     import asyncio
@@ -44,6 +48,12 @@ __all__ = ["Sim"]
 T = TypeVar("T")
 
 WALL_START: Final = datetime(2000, 1, 1, tzinfo=UTC)
+_HOST_NAME: Final = re.compile(r"[A-Za-z0-9._-]+")
+_CHOICES: Final[dict[str, tuple[str, ...]]] = {
+    "policy": POLICIES,
+    "scope": ("task", "host"),
+    "trace": ("protocol", "steps", "off"),
+}
 # The simulation whose block each thread is in, to refuse a second one there.
 _by_thread: Final[dict[int, Sim]] = {}
 
@@ -59,6 +69,7 @@ class Sim:
         policy: `"fifo"` (the oldest runnable entry goes first) or `"random"`.
         scope: `"task"` lets tasks overtake each other, `"host"` only hosts.
         trace: `"protocol"`, `"steps"` (every turn too) or `"off"`.
+        keep: How many of the newest trace records stay readable.
         wall_start: The wall clock at the start; naive is UTC.
         max_steps: Most turns; `None` for no limit.
         max_time: Most simulated time; `None` for no limit.
@@ -80,6 +91,7 @@ class Sim:
         policy: str = "fifo",
         scope: Literal["task", "host"] = "task",
         trace: Level = "protocol",
+        keep: int = KEEP,
         wall_start: datetime = WALL_START,
         max_steps: int | None = None,
         max_time: Duration | None = None,
@@ -89,10 +101,11 @@ class Sim:
         ambient: bool | set[str] | frozenset[str] = True,
         debug: bool = False,
     ) -> None:
+        _check_options(seed=seed, policy=policy, scope=scope, trace=trace)
         self.seed: Final = seed
         self.policy: Final = policy
         self.entropy: Final = SimEntropy(seed)
-        self.trace: Final = Trace(level=trace)
+        self.trace: Final = Trace(level=trace, keep=keep)
         limits = Limits(
             steps_per_instant=steps_per_instant,
             max_steps=max_steps,
@@ -125,6 +138,7 @@ class Sim:
         self._delivered: list[BaseException] = []
         self._ambient = Ambient(ambient)
         self._token: Token[Ports] | None = None
+        self._collecting = False
         self._closed = False
         self.test: Final = self._test_host()
 
@@ -158,6 +172,10 @@ class Sim:
         _by_thread[thread] = self
         ordered_task_sets.install()
         self._ambient.begin(lambda: stream_seed(self.seed, "ambient"))
+        # Off for the whole block, not for each pump: a collection between two pumps
+        # would run finalisers at moments no seed decides.
+        self._collecting = gc.isenabled()
+        gc.disable()
         self._token = enter(self.ports)
         return self
 
@@ -196,12 +214,19 @@ class Sim:
                 self._ambient.end()
                 ordered_task_sets.remove()
                 _by_thread.pop(self.thread, None)
+                if self._collecting:
+                    gc.enable()
         self._raise_kept(error)
 
     def _raise_kept(self, error: BaseException | None) -> None:
         told = [*self._delivered, error] if error is not None else self._delivered
         kept = [e for e in self._kept if not any(e is t for t in told)]
-        failures = [f for f in self.loop.failures if not any(f is t for t in told)]
+        failures = [
+            failure
+            for failure in self.loop.failures
+            # One that is no `Exception` was wrapped to be kept.
+            if not any(one is t for one in (failure, failure.__cause__) for t in told)
+        ]
         if error is not None:
             for more in (*kept, *failures):
                 if more is not error and more not in _chain(error):
@@ -231,29 +256,53 @@ class Sim:
     def check_thread(self, call: str) -> None:
         """Refuse a call from a thread that is not the simulation's."""
         if thread_id() != self.thread:
-            error = EscapeError(
-                f"{call} came from a thread the simulation does not own, at "
-                f"{self.loop.now_ns / 1e9:.9g} s; run the code with "
-                "`await bridge.call_blocking(fn)`, or `bridge.spawn(fn)`, instead of in "
-                "a thread"
+            raise self._foreign_thread(call)
+
+    def _foreign_thread(self, call: str) -> EscapeError:
+        error = EscapeError(
+            f"{call} came from a thread the simulation does not own, at "
+            f"{self.loop.now_ns / 1e9:.9g} s; run the code with "
+            "`await bridge.call_blocking(fn)`, or `bridge.spawn(fn)`, instead of in "
+            "a thread"
+        )
+        self.keep(error)
+        return error
+
+    def misplaced(self, call: str) -> SimulationError | None:
+        """Give the error for driving the simulation from here, where it may not be."""
+        if thread_id() != self.thread:
+            return self._foreign_thread(call)
+        if self._closed:
+            return SimulationError("this simulation has ended; make a new one")
+        if get_running_loop_or_none() not in (None, self.loop):
+            return SimulationError(
+                f"{call} would wait inside another event loop that is running in this "
+                "thread; drive the simulation from synchronous code, or put the "
+                "coroutine into it with `sim.run(coroutine_function)`"
             )
-            self.keep(error)
-            raise error
+        return None
 
     def pump(self, until: Callable[[], bool] | None, **bounds: Any) -> bool:
         """Run turns until something is true; what they keep is raised from here."""
-        self.check_thread("running the simulation")
-        if get_running_loop_or_none() is not None:
-            raise SimulationError(
-                "another event loop is running in this thread; drive the simulation "
-                "from synchronous code (in an async test, await inside it)"
-            )
+        wrong = self.misplaced("running the simulation")
+        if wrong is not None:
+            raise wrong
+        if self.loop.pumping:
+            raise SimulationError("the simulation is already running here")
         try:
             with stepping(self):
                 return self.loop.run_pump(until, **bounds)
+        except StalledError as stalled:
+            error = StalledError(listing(self, str(stalled)))
+            self.keep(error)
+            self._delivered.append(error)
+            raise error from None
         except SimulationError as error:
             self.keep(error)
             self._delivered.append(error)
+            raise
+        except (SystemExit, KeyboardInterrupt) as error:
+            self._delivered += _chain(error)
             raise
 
     def complete(self, awaitable: Awaitable[T]) -> T:
@@ -292,8 +341,11 @@ class Sim:
 
     def run_on(self, host: SimHost, main: Main) -> Any:
         """Run a program on a host."""
-        if self._closed:
-            raise SimulationError("this simulation has ended; make a new one")
+        wrong = self.bridge.refusal(main)
+        if wrong is not None:
+            if inspect.iscoroutine(main):
+                main.close()
+            raise wrong
         program: Any = _main(host.ports.bridge, main)
         program.__name__ = getattr(main, "__name__", "main")
         task = host.inside(self.loop.make_task, program)
@@ -330,8 +382,12 @@ class Sim:
         when = self.loop.next_event_ns()
         return None if when is None else when / 1e9
 
+    def loop_factory(self) -> SimLoop:
+        """Give the loop, as `asyncio.Runner(loop_factory=sim.loop_factory)` asks."""
+        return self.loop
+
     def background(self) -> _Background:
-        """Make tasks created in a block background ones: expected to stay."""
+        """Make tasks and timers created in a block background ones: they may stay."""
         return _Background(self.loop)
 
     def real_time(self) -> Any:
@@ -357,7 +413,7 @@ class Sim:
             addresses: Numeric addresses; by default the next of 10.0.0.0/8.
             background: Whether its timers are expected to go on for ever.
         """
-        if not name or not all(c.isalnum() or c in "._-" for c in name):
+        if _HOST_NAME.fullmatch(name) is None:
             raise ValueError(
                 f"a host name is made of letters, digits, '.', '_' and '-', not {name!r}"
             )
@@ -407,21 +463,39 @@ class Sim:
         """Tell what is still there, one line each."""
         return tell_leftovers(self)
 
+    def waiting_now(self) -> Iterator[str]:
+        """Tell what each task that is not done waits for, one line each."""
+        return map(str, waiting_tasks(self))
+
 
 class _Background:
-    """Tasks made in the block are background tasks."""
+    """What is made in the block, and by what is made there, is background work."""
 
-    __slots__ = ("_before", "_loop")
+    __slots__ = ("_loop", "_token")
 
     def __init__(self, loop: SimLoop) -> None:
         self._loop = loop
-        self._before = loop.background
 
     def __enter__(self) -> None:
-        self._before, self._loop.background = self._loop.background, True
+        self._loop.knows_background = True
+        self._token = BACKGROUND.set(True)
 
     def __exit__(self, *exc: object) -> None:
-        self._loop.background = self._before
+        BACKGROUND.reset(self._token)
+
+
+def _check_options(*, seed: object, **given: object) -> None:
+    """Refuse options of a kind or name that is not known."""
+    if not isinstance(seed, int) or isinstance(seed, bool):
+        raise TypeError(f"a seed is a whole number, not {seed!r}")
+    for option, value in given.items():
+        choices = _CHOICES[option]
+        if value not in choices:
+            near = get_close_matches(str(value), choices, 1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise ValueError(
+                f"unknown {option} {value!r}{hint} (known: {', '.join(choices)})"
+            )
 
 
 def _graveyard() -> Life:

@@ -8,17 +8,29 @@ chosen, the strand's oldest entry runs. Tasks are their own strands (`_task.py`)
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias
 
 if TYPE_CHECKING:
     from collections import deque
     from collections.abc import Callable
     from contextvars import Context
 
-__all__ = ["Entry", "Life", "Strand", "StrandLike"]
+__all__ = ["BACKGROUND", "Entry", "Life", "Strand", "StrandLike", "in_background"]
 
 # (function, arguments, number of the trace record that led here)
 Entry: TypeAlias = "tuple[Callable[..., Any], tuple[Any, ...], int]"
+
+
+# Whether what is made in a context is expected to stay, as `sim.background()` says.
+BACKGROUND: Final[ContextVar[bool]] = ContextVar("rpcsim.background", default=False)
+
+
+def in_background(context: Context | None = None) -> bool:
+    """Say whether a context (the running one if none is given) is a background one."""
+    if context is None:
+        return BACKGROUND.get()
+    return context.get(BACKGROUND, False) is True
 
 
 class StrandLike(Protocol):

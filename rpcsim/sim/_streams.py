@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import UUID
 
 if TYPE_CHECKING:
-    from collections.abc import MutableSequence, Sequence
+    from collections.abc import Callable, MutableSequence, Sequence
 
 __all__ = ["SimEntropy", "SimStream", "stream_seed"]
 
@@ -62,6 +62,16 @@ class SimStream:
         if n < 1 << 32:
             return int(self._random() * n)
         return self._bits(n.bit_length() + 64) % n
+
+    def chooser(self) -> Callable[[int], int]:
+        """Give a lean `below`, for the one place that draws on every turn."""
+        draw = self._random
+
+        def choose(n: int) -> int:
+            self.draws += 1
+            return int(draw() * n)
+
+        return choose
 
     def choice(self, items: Sequence[T]) -> T:
         """Draw one of the items."""

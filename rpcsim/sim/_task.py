@@ -88,14 +88,15 @@ class SimTask(asyncio.Task[Any]):
         context: Context | None,
         seq: int,
         life: Life,
+        line: StrandLike | None = None,
     ) -> None:
-        # Before the base class: registering the task hashes it at once.
+        # Before the base class: it hashes the task and schedules its first step.
         self.seq = seq
         self.label = name
         self.life = life
         self.first: Entry | None = None
         self.more: deque[Entry] | None = None
-        self.line: StrandLike = self
+        self.line: StrandLike = self if line is None else line
         self.background = False
         self.fiber: Any = None
         super().__init__(coro, loop=loop, name=name, context=context)
@@ -152,7 +153,7 @@ class SimHandle(_Runs, asyncio.Handle):
 class SimTimerHandle(_Runs, asyncio.TimerHandle):
     """What `call_later` and `call_at` give to user code."""
 
-    __slots__ = ("cause", "strand", "when_ns")
+    __slots__ = ("background", "cause", "strand", "when_ns")
 
     def __init__(
         self,
@@ -177,11 +178,14 @@ class SimTimerHandle(_Runs, asyncio.TimerHandle):
         self._source_traceback = None
         self.strand = strand
         self.cause = cause
+        self.background = False
 
     def cancel(self) -> None:
         """Forget it; its place in the heap stays as a tombstone."""
         if not self._cancelled:
             self._cancelled = True
+            # What it would have called may go now, not when it would have been due.
+            self._callback = None
             self._args = ()
             if self._scheduled:
                 self._scheduled = False

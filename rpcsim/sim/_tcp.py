@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from rpcsim.ports import Address, MessageInfo
     from rpcsim.sim._links import Link
     from rpcsim.sim._net import SimNet
-    from rpcsim.sim._strand import Life
+    from rpcsim.sim._strand import Life, StrandLike
 
 __all__ = ["Endpoint", "Flow", "SimTransport"]
 
@@ -58,6 +58,7 @@ class Flow:
         "net",
         "pending",
         "src",
+        "strand",
     )
 
     def __init__(
@@ -66,6 +67,7 @@ class Flow:
         self.net = net
         self.src = src
         self.dst = dst
+        self.strand: StrandLike = src.strand
         self.link = link
         self.back = back
         self.pending: deque[bytes | str] = deque()
@@ -78,24 +80,28 @@ class Flow:
 
     def send(self, item: bytes | str) -> None:
         """Send a piece of data or a mark, after all that was sent before."""
-        if self.pending or not self._transmit(item):
-            self.pending.append(item)
-            if item.__class__ is not str:
-                self.buffered += len(item)
+        rest = item if self.pending else self._transmit(item)
+        if rest is not None:
+            self.pending.append(rest)
+            if rest.__class__ is not str:
+                self.buffered += len(rest)
 
-    def _transmit(self, item: bytes | str) -> bool:
-        """Put one item on the wire, unless the link, the window or a crash bars it."""
+    def _transmit(self, item: bytes | str) -> bytes | str | None:
+        """Put one item on the wire; gives what the link or the window kept back."""
         link, dst, loop = self.link, self.dst, self.net.loop
         if link.cut or dst.life.dead:
             return self._barred(item)
-        size = 0
+        rest: bytes | str | None = None
         if item.__class__ is not str:
-            size = len(item)
-            if dst.reading_paused and dst.unread + self.in_flight >= RECEIVE_BUFFER:
-                return False  # `window_opened` goes on
+            if dst.reading_paused:
+                room = RECEIVE_BUFFER - dst.unread - self.in_flight
+                if room <= 0:
+                    return item  # `window_opened` goes on
+                if len(item) > room:
+                    item, rest = item[:room], item[room:]
+            self.in_flight += len(item)
         due = loop.now_ns + link.delay()
         self._retry_ns = FIRST_RETRY_NS
-        self.in_flight += size
         if due <= self._last_due:
             due = self._last_due  # never overtake what was sent before
         self._last_due = due
@@ -103,41 +109,43 @@ class Flow:
             loop.at(due, dst.strand, dst.arrive, (item,))
         else:
             loop.push(dst.strand, dst.arrive, (item,))
-        return True
+        return rest
 
-    def _barred(self, item: bytes | str) -> bool:
+    def _barred(self, item: bytes | str) -> bytes | str | None:
         dst = self.dst
         if dst.life.dead and not self.link.cut and self.net.answers_for(dst):
             # The machine is up again (or only the process died): its system does not
             # know the connection, and says so after one round trip.
             if item.__class__ is not str:
                 self._reset_back()
-            return True
+            return None
         if not self._stalled:
             self._stalled = True
             self._since = self.net.loop.now_ns
             self._retry_later()
-        return False
+        return item
 
     def _reset_back(self) -> None:
         if self.back.cut:
             return
         loop = self.net.loop
         due = loop.now_ns + self.link.delay() + self.back.delay()
-        loop.at(due, self.src.strand, self.src.arrive, (RST,))
+        loop.at(due, self.strand, self.src.arrive, (RST,))
 
     def _retry_later(self) -> None:
         loop = self.net.loop
-        loop.at(loop.now_ns + self._retry_ns, self.src.strand, self._retry, ())
+        loop.at(loop.now_ns + self._retry_ns, self.strand, self._retry, ())
         self._retry_ns = min(self._retry_ns * 2, LONGEST_RETRY_NS)
 
     def _retry(self) -> None:
-        if not self.pending or self.src.lost:
+        # A closed end is flushed by its system all the same.
+        if not self.pending:
             self._stalled = False
             return
         dead = self.dst.life.dead and not self.net.answers_for(self.dst)
         if self.link.cut or dead:
             if self.net.loop.now_ns - self._since >= RETRANSMIT_TIMEOUT_NS:
+                self.drop_pending()
                 self.src.fail(TimeoutError(errno.ETIMEDOUT, "Connection timed out"))
                 return
             self._retry_later()
@@ -150,18 +158,35 @@ class Flow:
         pending = self.pending
         while pending:
             item = pending[0]
-            if not self._transmit(item):
+            rest = self._transmit(item)
+            if item.__class__ is not str:
+                self.buffered -= len(item) - len(rest or b"")
+            if rest is not None:
+                pending[0] = rest
                 break
             pending.popleft()
-            if item.__class__ is not str:
-                self.buffered -= len(item)
         self.src.drained()
 
     def window_opened(self) -> None:
         """The reader took bytes: the sender learns it one latency later."""
         loop = self.net.loop
         due = loop.now_ns + self.back.delay()
-        loop.at(due, self.src.strand, self.flush, ())
+        loop.at(due, self.strand, self.flush, ())
+
+    def outlive(self, strand: Strand) -> None:
+        """Go on without the program: its system sends what is left, and closes.
+
+        Args:
+            strand: What it runs on from now, as the program's own never runs again.
+        """
+        self.strand = strand
+        if self.src.unread:
+            self.src.send_reset()
+        elif not self.src.eof_sent:
+            self.src.eof_sent = True
+            self.send(FIN)
+        self._stalled = False
+        self.flush()
 
     def drop_pending(self) -> None:
         """Forget what has not left."""
@@ -254,7 +279,7 @@ class Endpoint:
             return
         if self.lost or (self.closing and item is not FIN):
             if item is not FIN:
-                self._send_reset()
+                self.send_reset()
             return
         if self.reading_paused or self._inbox:
             self._inbox.append(item)
@@ -280,7 +305,8 @@ class Endpoint:
         self._inbox.clear()
         self.fail(ConnectionResetError(errno.ECONNRESET, "Connection reset by peer"))
 
-    def _send_reset(self) -> None:
+    def send_reset(self) -> None:
+        """Tell the peer that the connection is over."""
         out = self.out
         out.drop_pending()
         if not out.link.cut and not out.dst.life.dead:
@@ -326,22 +352,21 @@ class Endpoint:
         self.reading_paused = False
         self.call(protocol.connection_made, self.transport)
         self._made = True
-        if self._inbox and not self.reading_paused:
+        if not self.reading_paused and (self._inbox or self.peer.out.pending):
             self.net.loop.push(self.strand, self.read_on, ())
 
     def read_on(self) -> None:
         """Deliver what waits, until the protocol pauses again."""
-        inbox = self._inbox
-        took = False
+        inbox, before = self._inbox, self.unread
         while inbox and not self.reading_paused and not self.lost:
             item = inbox.popleft()
             if item.__class__ is not str:
                 self.unread -= len(item)
-                took = True
             if self.closing:
                 continue
             self._deliver(item)
-        if took and self.peer.out.pending:
+        opened = self.unread < before or not self.reading_paused
+        if opened and self.peer.out.pending:
             self.peer.out.window_opened()
 
     def close(self) -> None:
@@ -351,7 +376,7 @@ class Endpoint:
         self.closing = True
         if self.unread:
             self._inbox.clear()
-            self._send_reset()
+            self.send_reset()
             self.net.loop.push(self.strand, self.lose, (None,))
             return
         if not self.eof_sent:
@@ -365,9 +390,10 @@ class Endpoint:
             return
         self.closing = True
         self._inbox.clear()
-        if reset:
-            self._send_reset()
-        self.out.drop_pending()
+        if hasattr(self, "out"):  # else the handshake is not over
+            if reset:
+                self.send_reset()
+            self.out.drop_pending()
         self.net.loop.push(self.strand, self.lose, (error,))
 
     def lose(self, error: Exception | None) -> None:
@@ -393,10 +419,13 @@ class Endpoint:
         if self.trace_data:
             self.trace("conn.data", ("bytes", len(data)), ("crc", crc32(data)))
         self.out.send(data)
-        if self.writing_paused or self.buffered() <= self.high:
-            return
-        self.writing_paused = True
-        self.call(self.protocol.pause_writing)
+        self.maybe_pause()
+
+    def maybe_pause(self) -> None:
+        """Have the protocol write no more when too much waits."""
+        if not self.writing_paused and self.buffered() > self.high:
+            self.writing_paused = True
+            self.call(self.protocol.pause_writing)
 
     @property
     def trace_data(self) -> bool:
@@ -514,6 +543,7 @@ class SimTransport(asyncio.Transport):
         if not high >= low >= 0:
             raise ValueError(f"high ({high!r}) must be >= low ({low!r}) must be >= 0")
         self._end.high, self._end.low = high, low
+        self._end.maybe_pause()
 
     def get_write_buffer_size(self) -> int:
         """Bytes written and not yet taken by the system."""

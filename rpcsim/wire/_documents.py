@@ -209,7 +209,7 @@ def request_document(
 # -- encoding ------------------------------------------------------------------------
 
 _encode: Final = msgspec.json.Encoder().encode
-_ATOMS: Final = frozenset({str, int, bool, type(None)})
+_ATOMS: Final = frozenset({str, int, bool, type(None), UnsetType})
 # Deeper values are refused: parsers recurse, and the peer's limit is not ours to test.
 _MAX_DEPTH: Final = 100
 
@@ -221,14 +221,15 @@ def encode_document(document: RequestDocument | ReplyDocument) -> bytes:
         Unencodable: A value in it cannot be written as JSON.
         LocalProtocolError: It is longer than `MAX_DOCUMENT`.
     """
-    values = _values(document)
     try:
         # msgspec writes datetimes, bytes and sets in ways of its own and NaN as null,
         # so it gets only what is plain JSON; it is then ten times as fast as json.
-        plain = _is_plain(values, -1)
-        body = _encode(document) if plain else _encode_slowly(document)
+        if _is_plain_document(document):
+            body = _encode(document)
+        else:
+            body = _encode_slowly(document)
     except (TypeError, ValueError, RecursionError) as error:
-        raise Unencodable(_complaint(values, error)) from None
+        raise Unencodable(_complaint(_values(document), error)) from None
     if len(body) > MAX_DOCUMENT:
         raise LocalProtocolError(
             f"the document of {document.sn} has {len(body)} bytes, and the limit is "
@@ -253,6 +254,22 @@ def _values(document: RequestDocument | ReplyDocument) -> dict[str, Any]:
         values |= {"total": document.total, "completed": document.completed}
         values["details"] = document.details
     return {name: value for name, value in values.items() if value is not UNSET}
+
+
+def _is_plain_document(document: RequestDocument | ReplyDocument) -> bool:
+    if isinstance(document, RequestDocument):
+        request = document.request
+        parts = (
+            (document.any, document.data, document.window, document.pam),
+            (request.args, request.kws, request.cntr),
+        )
+        return _is_plain(parts, -2)
+    result = document.result
+    if isinstance(result, Result):
+        values = (result.retval, result.xstate, result.xargs)
+    else:
+        values = (document.total, document.completed, document.details)
+    return _is_plain((document.any, document.data, *values), -1)
 
 
 def _is_plain(value: Any, depth: int) -> bool:

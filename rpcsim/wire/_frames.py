@@ -26,6 +26,7 @@ __all__ = [
     "FRAME_LIMIT",
     "FRAME_LIMIT_MAX",
     "MESSAGE_ROOM",
+    "PORT",
     "PROTOCOL",
     "VERSION",
     "Ack",
@@ -43,6 +44,8 @@ __all__ = [
     "Gone",
     "Hello",
     "Ok",
+    "Ping",
+    "Pong",
     "Publish",
     "Request",
     "Requeue",
@@ -52,6 +55,8 @@ __all__ = [
 
 PROTOCOL: Final = "rpcsim-broker"
 VERSION: Final = 1
+# Where a broker listens and is looked for, unless told otherwise.
+PORT: Final = 5670
 # Bytes after the length. 1 MiB is far above any document of the specs, and low enough
 # that a hundred hostile connections cannot fill a small machine.
 FRAME_LIMIT: Final = 1 << 20
@@ -170,6 +175,10 @@ class Requeue(Frame, frozen=True):
     tag: Count
 
 
+class Pong(Frame, frozen=True):
+    """Answer a `Ping`: this client is there."""
+
+
 # -- broker to client
 
 
@@ -204,8 +213,14 @@ class Gone(Frame, frozen=True):
     text: str
 
 
-Request: TypeAlias = Declare | Delete | Publish | Consume | Cancel | Ack | Requeue
-Answer: TypeAlias = Ok | Failed | Deliver | Gone
+class Ping(Frame, frozen=True):
+    """Ask whether a client that holds messages is still there."""
+
+
+Request: TypeAlias = (
+    Declare | Delete | Publish | Consume | Cancel | Ack | Requeue | Pong
+)
+Answer: TypeAlias = Ok | Failed | Deliver | Gone | Ping
 
 _encoder: Final = msgspec.msgpack.Encoder()
 _hello: Final = msgspec.msgpack.Decoder(Hello)

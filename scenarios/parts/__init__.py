@@ -1,0 +1,1 @@
+"""The few lines of software that the scenarios name."""
