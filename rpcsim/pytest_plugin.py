@@ -193,7 +193,9 @@ def pytest_report_collectionfinish(
     config: pytest.Config, items: Sequence[pytest.Item]
 ) -> str | None:
     """Tell seed and mode when tests turn out to use them."""
-    if _in_header(config) or not any(_reaches(item) for item in items):
+    if _in_header(config) or config.get_verbosity() < 0:
+        return None
+    if not any(_reaches(item) for item in items):
         return None
     return str(config.stash[_SETTINGS])
 
@@ -557,8 +559,13 @@ class _Run:
 
     # -- telling of a failure ------------------------------------------------------------
 
-    def tell(self, report: pytest.TestReport, error: BaseException) -> None:
-        """Add sections to the report of a failure, or make it one of a skip."""
+    def tell(self, report: pytest.TestReport, error: BaseException | None) -> None:
+        """Add sections to the report of a failure, or make it one of a skip.
+
+        Args:
+            report: What pytest will tell.
+            error: What was raised; `None` for a test that passed and must not.
+        """
         if report.when != "teardown":
             self.error = error
             reason = self.world and _needs_sim(self.world, error)
@@ -668,7 +675,7 @@ def _given_text(name: str, test: Any) -> str | None:
     )
 
 
-def _needs_sim(world: World, error: BaseException) -> str | None:
+def _needs_sim(world: World, error: BaseException | None) -> str | None:
     """Say so if a test in mode real failed for want of what only a simulation has."""
     if world.mode == "sim" or not isinstance(error, AttributeError) or not error.name:
         return None
@@ -700,8 +707,8 @@ def pytest_runtest_makereport(
     report = yield
     run = item.stash.get(_RUN, None)
     if run is not None:
-        if report.failed and call.excinfo is not None:
-            run.tell(report, call.excinfo.value)
+        if report.failed:
+            run.tell(report, call.excinfo and call.excinfo.value)
         if report.when == "teardown":
             del item.stash[_RUN]  # and with it the world and its trace
     return report

@@ -122,7 +122,9 @@ class BrokerCalls:
         broker = await broker_for(self.ports, self.url)
         queue = str(self.ports.entropy.uuid4())
         await broker.declare(queue, _REPLIES)
-        await broker.consume(queue, self._on_message, on_lost=self._on_lost)
+        await broker.consume(
+            queue, self._on_message, auto_ack=True, on_lost=self._on_lost
+        )
         self._replies = broker, queue
         return self._replies
 
@@ -136,7 +138,6 @@ class BrokerCalls:
             exchange.put(Lost(lost))
 
     def _on_message(self, delivery: Delivery) -> None:
-        delivery.ack()
         try:
             document = decode_reply(delivery.body)
         except RemoteProtocolError as error:

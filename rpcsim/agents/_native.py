@@ -222,9 +222,12 @@ class NativeBroker:
         body: bytes,
         *,
         ttl_ms: int | None = None,
+        confirm: bool = True,
         info: MessageInfo,
     ) -> None:
         """Send a persistent message and wait for the broker's confirm.
+
+        Without `confirm` it returns when the message is handed to the transport.
 
         Raises:
             Unroutable: 312 or 404, no queue takes it.
@@ -233,7 +236,7 @@ class NativeBroker:
             Disconnected: The broker is gone; the message may or may not be queued.
         """
         _check_name(address)
-        number = self._number()
+        number = self._number() if confirm else 0
         frame = frames.Publish(number, address, body, _check_millis("ttl_ms", ttl_ms))
         await self._request(number, frame, f"publish to '{address}'", info)
 
@@ -243,6 +246,7 @@ class NativeBroker:
         on_message: OnMessage,
         *,
         prefetch: int = 0,
+        auto_ack: bool = False,
         on_lost: OnLost | None = None,
     ) -> _Subscription:
         """Have messages of a queue handed to `on_message`, one call each, in order.
@@ -260,7 +264,7 @@ class NativeBroker:
         number = self._number()
         consumer = _Subscription(self, number, queue, on_message, on_lost)
         frame = frames.Consume(
-            number, queue, number, _check_count("prefetch", prefetch)
+            number, queue, number, _check_count("prefetch", prefetch), auto_ack
         )
         self._consumers[number] = consumer
         try:
@@ -298,18 +302,20 @@ class NativeBroker:
         what: str,
         info: MessageInfo | None = None,
     ) -> None:
-        """Send a request and wait for its answer."""
+        """Send a request and wait for its answer; number 0 has none."""
         data = frames.encode_frame(frame, self._limit)
         while self._reason is None and not self._writable.is_set():
             await self._writable.wait()
         if self._reason is not None:
             raise self._disconnected(f"could not {what}")
-        answer: asyncio.Future[None] = self._loop.create_future()
-        self._pending[number] = answer
         if info is None:
             self._transport.write(data)
         else:
             self._transport.write_message(data, info)
+        if not number:
+            return
+        answer: asyncio.Future[None] = self._loop.create_future()
+        self._pending[number] = answer
         try:
             await answer
         except _Refused as refused:

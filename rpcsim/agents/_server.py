@@ -357,6 +357,9 @@ class AgentServer:
                 request.delivery.ack()
         finally:
             self._known.pop(request.sn, None)
+            # Its progress report leads back to it: cut here, or every request would
+            # wait for the garbage collector.
+            request.context = None
             self._busy -= 1
             if not self._stopping:
                 self._pump()
@@ -468,7 +471,9 @@ class AgentServer:
                 attempt += 1
                 info = _info(self.ports, request, kind, attempt)
                 try:
-                    await link.broker.publish(address, body, info=info)
+                    # A status the caller can do without is not waited for: the
+                    # method begins without a round trip to the broker.
+                    await link.broker.publish(address, body, confirm=again, info=info)
                 except Unroutable:
                     return True  # the caller is gone
                 except Disconnected:

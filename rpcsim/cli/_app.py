@@ -11,7 +11,7 @@ from typing import Annotated, Any, Final, NoReturn
 import typer
 
 from rpcsim.cli._errors import CliError, Exit
-from rpcsim.cli._output import Output, use_color
+from rpcsim.cli._output import ClosedPipe, Output, use_color
 
 __all__ = ["app", "main"]
 
@@ -202,9 +202,8 @@ def main(argv: list[str] | None = None) -> NoReturn:
     verb = next((item for item in arguments if not item.startswith("-")), "")
     try:
         code = _dispatch(arguments, verb)
-        sys.stdout.flush()
-    except BrokenPipeError:
-        # Whoever read has seen enough. Python would complain when it flushes again.
+    except ClosedPipe:
+        # Python would complain when it flushes again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         code = Exit.OK
     sys.exit(int(code))
@@ -225,7 +224,7 @@ def _dispatch(arguments: list[str], verb: str) -> int:
             verb,
             CliError("interrupted", "nothing was left", exit=Exit.INTERRUPTED),
         )
-    except BrokenPipeError:
+    except ClosedPipe:
         raise
     except Exception as error:
         if debug:

@@ -13,7 +13,7 @@ import typer
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-__all__ = ["RESULT_FORMAT", "Output", "use_color"]
+__all__ = ["RESULT_FORMAT", "ClosedPipe", "Output", "use_color"]
 
 RESULT_FORMAT: Final = "rpcsim.result/1"
 # Verdict to colour; the word itself is always there, colour is never the only sign.
@@ -39,6 +39,20 @@ def use_color(choice: str, stream: TextIO) -> bool:
     return stream.isatty() and os.environ.get("TERM") != "dumb"
 
 
+class ClosedPipe(Exception):
+    """Whoever read our output has seen enough.
+
+    Not a `BrokenPipeError`, which the parser below would take for its own.
+    """
+
+
+def _write(stream: TextIO, text: str) -> None:
+    try:
+        print(text, file=stream, flush=True)  # noqa: T201 - this is the command line
+    except BrokenPipeError:
+        raise ClosedPipe from None
+
+
 @dataclass(slots=True)
 class Output:
     """Where a verb's words go.
@@ -58,22 +72,22 @@ class Output:
     def text(self, text: str = "") -> None:
         """Print a result; `--json` leaves it out."""
         if not self.json:
-            print(text, file=sys.stdout)  # noqa: T201 - this is the command line
+            _write(sys.stdout, text)
 
     def note(self, text: str) -> None:
         """Print something about the work, on stderr."""
         if not self.quiet and not self.json:
-            print(text, file=sys.stderr)  # noqa: T201 - this is the command line
+            _write(sys.stderr, text)
 
     def problem(self, text: str) -> None:
         """Print an error, on stderr."""
-        print(text, file=sys.stderr)  # noqa: T201 - this is the command line
+        _write(sys.stderr, text)
 
     def document(self, verb: str, data: Mapping[str, Any]) -> None:
         """Print the one JSON document of a verb."""
         if self.json:
             told = {"format": RESULT_FORMAT, "verb": verb, **data}
-            print(json.dumps(told, sort_keys=True, ensure_ascii=self.ascii))  # noqa: T201
+            _write(sys.stdout, json.dumps(told, sort_keys=True, ensure_ascii=self.ascii))
 
     def paint(self, word: str, padded: str | None = None) -> str:
         """Give a verdict's word in its colour."""

@@ -250,7 +250,13 @@ class BrokerEngine:
             queue.enter(Message(self._sequence, body, expires_at))
 
     def consume(
-        self, session: Session, address: str, key: ConsumerKey, *, prefetch: int = 0
+        self,
+        session: Session,
+        address: str,
+        key: ConsumerKey,
+        *,
+        prefetch: int = 0,
+        auto_ack: bool = False,
     ) -> None:
         """Have a queue's messages handed to a session, as its consumer `key`.
 
@@ -259,6 +265,7 @@ class BrokerEngine:
             address: The queue.
             key: Told with each delivery; new within the session.
             prefetch: Most deliveries unsettled at a time; 0 for no limit.
+            auto_ack: Whether a delivery is settled as it is made.
 
         Raises:
             Refusal: 404 no such queue; 405 it is another connection's; 530 the key is
@@ -271,7 +278,7 @@ class BrokerEngine:
                 f"consumer {key} is running on queue "
                 f"'{session.subscribers[key].queue.name}'; take another number",
             )
-        subscriber = Subscriber(session, key, queue, prefetch)
+        subscriber = Subscriber(session, key, queue, prefetch, auto_ack=auto_ack)
         session.subscribers[key] = subscriber
         queue.join(subscriber)
 

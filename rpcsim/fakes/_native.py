@@ -298,7 +298,11 @@ class _Connection(asyncio.Protocol):
 
     def _consume(self, event: frames.Consume) -> None:
         self._engine.consume(
-            self._known, event.queue, event.consumer, prefetch=event.prefetch
+            self._known,
+            event.queue,
+            event.consumer,
+            prefetch=event.prefetch,
+            auto_ack=event.auto_ack,
         )
 
     def _cancel(self, event: frames.Cancel) -> None:
@@ -327,7 +331,7 @@ class _Connection(asyncio.Protocol):
         ttl_ms: int | None,
     ) -> None:
         self._send(frames.Deliver(cast("int", key), tag, body, redelivered, ttl_ms))
-        if self._beat is None:
+        if self._beat is None and self._known.tags:
             self._heard = True
             self._wait_for_sign()
 

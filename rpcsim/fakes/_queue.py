@@ -137,11 +137,18 @@ class Session:
 class Subscriber:
     """One consumer of one queue, with the deliveries it has not settled."""
 
-    __slots__ = ("key", "prefetch", "queue", "session", "unacked")
+    __slots__ = ("auto_ack", "key", "prefetch", "queue", "session", "unacked")
 
     def __init__(
-        self, session: Session, key: ConsumerKey, queue: MessageQueue, prefetch: int
+        self,
+        session: Session,
+        key: ConsumerKey,
+        queue: MessageQueue,
+        prefetch: int,
+        *,
+        auto_ack: bool = False,
     ) -> None:
+        self.auto_ack = auto_ack
         self.session = session
         self.key = key
         self.queue = queue
@@ -164,8 +171,9 @@ class Subscriber:
         """Hand a message over."""
         session = self.session
         session.tag = tag = session.tag + 1
-        session.tags[tag] = self
-        self.unacked[tag] = message
+        if not self.auto_ack:
+            session.tags[tag] = self
+            self.unacked[tag] = message
         session.deliver(self.key, tag, message.body, message.redelivered, ttl_ms)
 
     def release(self) -> list[Message]:
@@ -272,7 +280,10 @@ class MessageQueue:
                 if subscriber is None:
                     break
                 del self.ready[message.sequence]
-                self.unacked[message.sequence] = message
+                if subscriber.auto_ack:
+                    self.counters.acknowledged += 1
+                else:
+                    self.unacked[message.sequence] = message
                 self.counters.delivered += 1
                 self.counters.redelivered += message.redelivered
                 subscriber.take(message, ttl_ms)

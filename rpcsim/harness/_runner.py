@@ -227,7 +227,7 @@ class _Run:
         else:
             self._machine.run(lambda: self._quiet(limit))
         for ident in self._story.close_open():
-            self._problems.append(f"step {ident} had no outcome at the end of the run")
+            self._limits.append(f"step {ident} had no outcome when the run ended")
 
     async def _quiet(self, limit: int) -> None:
         trace = self._machine.trace

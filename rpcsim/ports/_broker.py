@@ -85,9 +85,18 @@ class Broker(Protocol):
         body: bytes,
         *,
         ttl_ms: int | None = None,
+        confirm: bool = True,
         info: MessageInfo,
     ) -> None:
         """Send a persistent message and wait for the broker's confirm.
+
+        Args:
+            address: Where to.
+            body: The message.
+            ttl_ms: How long it may wait to be delivered; `None` for ever.
+            confirm: `False` returns when it is handed to the transport; a refusal is
+                then not told.
+            info: What it means, for rules and traces.
 
         Raises:
             LookupError: No queue takes it (`agents` shows this as `NotFound`).
@@ -100,6 +109,7 @@ class Broker(Protocol):
         on_message: Callable[[Delivery], Any],
         *,
         prefetch: int = 0,
+        auto_ack: bool = False,
         on_lost: Callable[[BaseException], Awaitable[None] | None] | None = None,
     ) -> Consumer:
         """Have messages of a queue handed to `on_message`, one call each, in order.
@@ -108,6 +118,8 @@ class Broker(Protocol):
             queue: An existing queue.
             on_message: Called from the connection; must not block.
             prefetch: Most messages delivered and unacknowledged; 0 for no limit.
+            auto_ack: Whether a message counts as done when it is delivered; for
+                queues that end with their reader anyway.
             on_lost: Called once when the connection is lost with this running.
         """
 

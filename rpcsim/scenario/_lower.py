@@ -50,7 +50,6 @@ from rpcsim.scenario._steps import (
 from rpcsim.scenario._topology import (
     AgentHost,
     BrokerHost,
-    ClientHost,
     CustomHost,
     Latency,
     Topology,
@@ -128,7 +127,6 @@ def _hosts(topology: Topology) -> tuple[HostPlan, ...]:
         HostPlan(
             name=name,
             factory=_factory(name, host, topology),
-            background=not isinstance(host, ClientHost),
         )
         for name, host in ordered
     )

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from rpcsim.errors import EscapeError
 
-__all__ = ["Fences", "caller_place"]
+__all__ = ["NO_TLS", "Fences", "caller_place"]
 
 _SOCKETS: Final = (
     "use loop.create_connection, loop.create_server or asyncio streams, which run on "
@@ -22,7 +22,7 @@ _SOCKETS: Final = (
 )
 _PROCESSES: Final = "run the program's work as a host or in `call_blocking`"
 _SIGNALS: Final = "hosts of a simulation get no signals in this version"
-_TLS: Final = "TLS is not part of the simulated network in this version"
+NO_TLS: Final = "TLS is not part of the simulated network in this version"
 
 
 def caller_place() -> str:
@@ -30,7 +30,7 @@ def caller_place() -> str:
     frame = sys._getframe(1)
     while frame.f_back is not None:
         name = frame.f_globals.get("__name__", "")
-        if not name.startswith(("rpcsim.sim", "rpcsim.ports", "asyncio")):
+        if not name.startswith(("rpcsim.", "asyncio.")):
             break
         frame = frame.f_back
     return f"{frame.f_code.co_filename}:{frame.f_lineno}"
@@ -71,7 +71,7 @@ class Fences:
     sock_sendall = _fence("sock_sendall", _SOCKETS)
     sock_sendfile = _fence("sock_sendfile", _SOCKETS)
     sock_sendto = _fence("sock_sendto", _SOCKETS)
-    start_tls = _fence("start_tls", _TLS)
+    start_tls = _fence("start_tls", NO_TLS)
     subprocess_exec = _fence("subprocess_exec", _PROCESSES)
     subprocess_shell = _fence("subprocess_shell", _PROCESSES)
     add_signal_handler = _fence("add_signal_handler", _SIGNALS)

@@ -187,7 +187,7 @@ def _bury(task: SimTask) -> None:
     grave = loop.sim.graveyard
     grave.parked.append(task)
     task.life = grave
-    if task.line is not task:  # scope "host": its steps are in its host's line
+    if task.line is not None:  # scope "host": its steps are in its host's line
         loop.unline(task)
     loop.drop(grave)
     fiber: Fiber | None = task.fiber

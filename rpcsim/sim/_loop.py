@@ -24,7 +24,7 @@ from rpcsim.sim._compat import (
     set_origin,
     set_running_loop,
 )
-from rpcsim.sim._fences import Fences, caller_place
+from rpcsim.sim._fences import NO_TLS, Fences, caller_place
 from rpcsim.sim._scheduler import Scheduler
 from rpcsim.sim._strand import in_background
 from rpcsim.sim._task import (
@@ -83,7 +83,6 @@ def _step_type() -> type:
     return seen[0]
 
 
-_NO_TLS: Final = "TLS is not part of the simulated network in this version"
 _NO_SOCKETS: Final = "give host and port instead of a socket of the real machine"
 
 # What `call_soon` gets for the first and later steps of a task.
@@ -163,7 +162,7 @@ class SimLoop(Fences, Scheduler, asyncio.AbstractEventLoop):  # type: ignore[mis
         ):
             # A step belongs to its task's strand. The C code drops the handle, so none
             # is made: this is half the cost of a step.
-            self.push(owner.line, context.run, (callback, *args))  # type: ignore[union-attr]
+            self.push(owner.line or owner, context.run, (callback, *args))  # type: ignore[union-attr]
             return None
         if context is None:
             context = copy_context()
@@ -336,7 +335,8 @@ class SimLoop(Fences, Scheduler, asyncio.AbstractEventLoop):  # type: ignore[mis
 
     def unline(self, task: SimTask) -> None:
         """Take a task that must not run any more out of the line it shares."""
-        line, task.line = task.line, task
+        line, task.line = task.line, None
+        assert line is not None
 
         def muted(entry: Entry) -> Entry:
             owner = getattr(entry[1][0], "__self__", None) if entry[1] else None
@@ -574,7 +574,7 @@ class SimLoop(Fences, Scheduler, asyncio.AbstractEventLoop):  # type: ignore[mis
     ) -> tuple[Any, Any]:
         """Open a TCP connection on the simulated network."""
         if ssl:
-            raise self.escape("create_connection(ssl=...)", _NO_TLS)
+            raise self.escape("create_connection(ssl=...)", NO_TLS)
         if options.get("sock") is not None:
             raise self.escape("create_connection(sock=...)", _NO_SOCKETS)
         if host is None or port is None:
@@ -595,7 +595,7 @@ class SimLoop(Fences, Scheduler, asyncio.AbstractEventLoop):  # type: ignore[mis
     ) -> SimServer:
         """Accept TCP connections on the simulated network."""
         if ssl:
-            raise self.escape("create_server(ssl=...)", _NO_TLS)
+            raise self.escape("create_server(ssl=...)", NO_TLS)
         if options.get("sock") is not None:
             raise self.escape("create_server(sock=...)", _NO_SOCKETS)
         hosts = [host] if host is None or isinstance(host, str) else list(host)

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, tzinfo
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from rpcsim.errors import EscapeError
 from rpcsim.ports import NANOS, Address, Duration, Ports, to_ns
+from rpcsim.sim._fences import NO_TLS
 
 if TYPE_CHECKING:
     import ssl
@@ -137,13 +137,11 @@ class HostNetwork:
     def __repr__(self) -> str:
         return f"<network of {self._life.host}>"
 
-    def _check(self, tls: ssl.SSLContext | None) -> None:
+    def _check(self, call: str, tls: ssl.SSLContext | None) -> None:
         if self._life.dead:
             raise self._loop.sim.host_down(self._life.host)
         if tls is not None:
-            raise EscapeError(
-                "TLS is not part of the simulated network in this version"
-            )
+            raise self._loop.escape(f"Network.{call}(tls=...)", NO_TLS)
 
     async def connect(
         self,
@@ -154,7 +152,7 @@ class HostNetwork:
         timeout: Duration | None = None,
     ) -> tuple[Transport, P]:
         """Open a connection."""
-        self._check(tls)
+        self._check("connect", tls)
         host, port = address
         opening = self._loop.net.open(protocol_factory, host, port)
         if timeout is None:
@@ -173,7 +171,7 @@ class HostNetwork:
         backlog: int = 100,
     ) -> SimListener:
         """Accept connections at an address of this host."""
-        self._check(tls)
+        self._check("listen", tls)
         host, port = address
         net = self._loop.net
         server = await net.create_server(protocol_factory, [host], port)

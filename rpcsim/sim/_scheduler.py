@@ -118,6 +118,7 @@ class Scheduler:
         self._instant_steps = 0
         self._foreground_ns = 0
         self._gc_at = GC_STEPS
+        self._check_at = 0
         self._real_start = 0.0
         self._sample: dict[str, int] = {}
         self._sampled = 0
@@ -249,7 +250,8 @@ class Scheduler:
         self._instant_steps = steps = self.steps
         stop_at = None if turns is None else steps + turns
         head = 0
-        check_at = steps  # the first turn looks at the limits
+        # A pump of a few turns need not look at the limits: many pumps are that.
+        check_at = self._check_at if turns is None else steps
         if self.limits.real_clock is not None:
             self._real_start = self.limits.real_clock()
         collecting = gc.isenabled()
@@ -301,6 +303,7 @@ class Scheduler:
             return True
         finally:
             self.steps = steps
+            self._check_at = check_at
             del ready[:head]
             self.strand = self.world_strand
             self.cause = -1

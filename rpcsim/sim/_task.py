@@ -63,7 +63,7 @@ class SimTask(asyncio.Task[Any]):
         seq: Number of the task in its loop, from 1; also its hash.
         label: Its name, as reports and traces show it: `host/coroutine-n`.
         life: The incarnation of the host it belongs to.
-        line: The strand its steps run on: itself, or its host's.
+        line: The strand its steps run on, shared with its host; `None` for its own.
         background: Whether it is expected to stay: a server, a periodic job.
         fiber: The fiber whose blocking code it runs, if any.
     """
@@ -96,7 +96,8 @@ class SimTask(asyncio.Task[Any]):
         self.life = life
         self.first: Entry | None = None
         self.more: deque[Entry] | None = None
-        self.line: StrandLike = self if line is None else line
+        # Not the task itself: a cycle would leave every task to the collector.
+        self.line: StrandLike | None = line
         self.background = False
         self.fiber: Any = None
         super().__init__(coro, loop=loop, name=name, context=context)

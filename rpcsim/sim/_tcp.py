@@ -221,6 +221,7 @@ class Endpoint:
         "remote",
         "strand",
         "transport",
+        "told",
         "unread",
         "writing_paused",
     )
@@ -231,6 +232,7 @@ class Endpoint:
         self.net = net
         self.life = life
         self.label = label
+        self.told = ("connection", label)  # in every record about it
         self.local = local
         self.remote = remote
         self.number = net.loop.next_seq()
@@ -338,7 +340,7 @@ class Endpoint:
         """Record something about this connection."""
         loop = self.net.loop
         host, strand = self.life.host, self.strand.label
-        pairs = (("connection", self.label), *data)
+        pairs = (self.told, *data)
         loop.cause = loop.trace.append(
             loop.now_ns, kind, host, strand, loop.cause, pairs
         )
@@ -416,21 +418,26 @@ class Endpoint:
 
     def write(self, data: bytes) -> None:
         """Send bytes."""
-        if self.trace_data:
-            self.trace("conn.data", ("bytes", len(data)), ("crc", crc32(data)))
-        self.out.send(data)
-        self.maybe_pause()
+        loop = self.net.loop
+        trace = loop.trace
+        if trace.level != "off":
+            # As `self.trace`, spelled out: every byte of a run passes here.
+            size, check = ("bytes", len(data)), ("crc", crc32(data))
+            told = (self.told, size, check)
+            host, label = self.life.host, self.strand.label
+            loop.cause = trace.append(
+                loop.now_ns, "conn.data", host, label, loop.cause, told
+            )
+        out = self.out
+        out.send(data)
+        if out.buffered:
+            self.maybe_pause()
 
     def maybe_pause(self) -> None:
         """Have the protocol write no more when too much waits."""
         if not self.writing_paused and self.buffered() > self.high:
             self.writing_paused = True
             self.call(self.protocol.pause_writing)
-
-    @property
-    def trace_data(self) -> bool:
-        """Whether the trace takes records at all."""
-        return self.net.loop.trace.level != "off"
 
     def drained(self) -> None:
         """The buffer shrank: let the protocol write on, or finish a close."""
@@ -480,8 +487,8 @@ class SimTransport(asyncio.Transport):
     def write_message(self, frame: bytes, info: MessageInfo) -> None:
         """Send one frame, telling the trace what it means."""
         end = self._end
-        if end.trace_data:
-            loop = end.net.loop
+        loop = end.net.loop
+        if loop.trace.level != "off":
             host, strand = end.life.host, loop.strand.label
             loop.cause = loop.trace.append(
                 loop.now_ns,

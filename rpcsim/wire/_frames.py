@@ -152,6 +152,7 @@ class Consume(Frame, frozen=True):
     queue: Name
     consumer: Count
     prefetch: Count = 0
+    auto_ack: bool = False
 
 
 class Cancel(Frame, frozen=True):

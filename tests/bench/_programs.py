@@ -65,19 +65,21 @@ async def chain(n: int, place: Place) -> int:
 async def _ready(n: int, place: Place, tasks: int) -> int:
     """Tasks that are always ready; making them is not measured."""
     turns = max(n // tasks, 2)
-    gate = asyncio.get_running_loop().create_future()
+    loop = asyncio.get_running_loop()
+    everybody, gate = loop.create_future(), loop.create_future()
     waiting = 0
 
     async def work() -> None:
         nonlocal waiting
         waiting += 1
+        if waiting == tasks:
+            everybody.set_result(None)
         await gate  # the first turn
         for _ in range(turns - 1):
             await asyncio.sleep(0)
 
     working = [asyncio.ensure_future(work()) for _ in range(tasks)]
-    while waiting < tasks:
-        await asyncio.sleep(0)
+    await everybody
     place.mark()
     gate.set_result(None)
     await asyncio.gather(*working)

@@ -12,6 +12,7 @@ import rpcsim.report  # noqa: F401 - as above
 def _plain_sessions(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
     """Keep the outer session's options and order plugins out of the inner ones."""
     # After `pytester`, which takes PYTEST_ADDOPTS away.
-    monkeypatch.setenv("PYTEST_ADDOPTS", "-p no:randomly")
+    # Hypothesis' plugin imports the whole of it at the end of every session.
+    monkeypatch.setenv("PYTEST_ADDOPTS", "-p no:randomly -p no:hypothesispytest")
     monkeypatch.delenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", raising=False)
     monkeypatch.delenv("PYTEST_PLUGINS", raising=False)

@@ -44,7 +44,7 @@ REPLACES = """
 """
 # One whose items run their tests by themselves.
 OWN_ITEMS = """
-    import asyncio, inspect, pytest
+    import asyncio, pytest
 
     def pytest_configure(config):
         config.addinivalue_line("markers", "foreign: run by the other plugin")
@@ -54,10 +54,15 @@ OWN_ITEMS = """
             taken = {n: self.funcargs[n] for n in self._fixtureinfo.argnames}
             asyncio.run(self.obj(**taken))
 
-    @pytest.hookimpl(tryfirst=True)
-    def pytest_pycollect_makeitem(collector, name, obj):
-        if inspect.iscoroutinefunction(obj) and collector.istestfunction(obj, name):
-            return Foreign.from_parent(collector, name=name)
+    def pytest_collection_modifyitems(items):
+        items[:] = [foreign(item) for item in items]
+
+    def foreign(item):
+        return Foreign.from_parent(
+            item.parent, name=item.name, callspec=getattr(item, "callspec", None),
+            callobj=item.obj, fixtureinfo=item._fixtureinfo, keywords=item.keywords,
+            originalname=item.originalname,
+        )
 """
 TESTS = """
     import asyncio, pytest
@@ -82,14 +87,14 @@ TESTS = """
 
 
 @pytest.mark.parametrize("other", [TAKES_BY_HOOK, OWN_ITEMS], ids=["hook", "items"])
-def test_ours_runs_it(pytester: pytest.Pytester, other):
+def test_ours_runs_it(pytester: pytest.Pytester, other: str) -> None:
     """Marked for another plugin or not, a test with a world runs on the world's loop."""
     pytester.makeconftest(other)
     pytester.makepyfile(TESTS)
     pytester.runpytest().assert_outcomes(passed=4)
 
 
-def test_foreign_tests_stay_foreign(pytester: pytest.Pytester):
+def test_foreign_tests_stay_foreign(pytester: pytest.Pytester) -> None:
     """Without a world in it, an async test is run by the plugin it is marked for."""
     pytester.makeconftest(TAKES_BY_HOOK)
     pytester.makepyfile(
@@ -104,7 +109,7 @@ def test_foreign_tests_stay_foreign(pytester: pytest.Pytester):
     pytester.runpytest().assert_outcomes(passed=1)
 
 
-def test_a_replaced_test_is_refused_at_set_up(pytester: pytest.Pytester):
+def test_a_replaced_test_is_refused_at_set_up(pytester: pytest.Pytester) -> None:
     """If another plugin made a plain function of it, set-up fails naming both."""
     pytester.makeconftest(REPLACES)
     pytester.makepyfile(test_a=TESTS)
@@ -118,7 +123,7 @@ def test_a_replaced_test_is_refused_at_set_up(pytester: pytest.Pytester):
     )
 
 
-def test_a_test_taken_in_any_other_way_fails(pytester: pytest.Pytester):
+def test_a_test_taken_in_any_other_way_fails(pytester: pytest.Pytester) -> None:
     """A plugin that runs it behind our back makes it fail, never pass silently."""
     pytester.makeconftest(TAKES_ANYHOW)
     pytester.makepyfile(
@@ -136,7 +141,7 @@ def test_a_test_taken_in_any_other_way_fails(pytester: pytest.Pytester):
     )
 
 
-def test_unittest_brings_its_own_loop(pytester: pytest.Pytester):
+def test_unittest_brings_its_own_loop(pytester: pytest.Pytester) -> None:
     """An async method of a TestCase with a world is refused at set-up."""
     pytester.makepyfile(
         test_a="""
@@ -154,7 +159,7 @@ def test_unittest_brings_its_own_loop(pytester: pytest.Pytester):
     )
 
 
-def test_in_both_modes(pytester: pytest.Pytester):
+def test_in_both_modes(pytester: pytest.Pytester) -> None:
     """`rpc_world` gives an async test its world's loop in either mode."""
     pytester.makepyfile(
         """
@@ -169,7 +174,7 @@ def test_in_both_modes(pytester: pytest.Pytester):
     pytester.runpytest("--rpcsim-mode=both").assert_outcomes(passed=2)
 
 
-def test_the_traceback_begins_at_the_test(pytester: pytest.Pytester):
+def test_the_traceback_begins_at_the_test(pytester: pytest.Pytester) -> None:
     """A failing async test shows its own line, and no frame of the plugin."""
     pytester.makepyfile("async def test_it(sim):\n    assert sim is None\n")
     result = pytester.runpytest()

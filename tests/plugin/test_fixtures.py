@@ -1,9 +1,13 @@
 """What each fixture gives, and how several go together."""
 
+# Inner sessions use it; else each of them would import it anew.
+import hypothesis  # noqa: F401 - as above
 import pytest
 
+HYPOTHESIS = ("-p", "hypothesispytest")
 
-def test_each_fixture_and_its_alias(pytester: pytest.Pytester):
+
+def test_each_fixture_and_its_alias(pytester: pytest.Pytester) -> None:
     """Short and long names give the same objects, and all of them one world."""
     pytester.makepyfile(
         """
@@ -33,7 +37,7 @@ def test_each_fixture_and_its_alias(pytester: pytest.Pytester):
     pytester.runpytest().assert_outcomes(passed=3)
 
 
-def test_each_test_has_a_world_of_its_own(pytester: pytest.Pytester):
+def test_each_test_has_a_world_of_its_own(pytester: pytest.Pytester) -> None:
     """Neither time nor hosts pass from one test to the next."""
     pytester.makepyfile(
         """
@@ -51,7 +55,7 @@ def test_each_test_has_a_world_of_its_own(pytester: pytest.Pytester):
     pytester.runpytest().assert_outcomes(passed=3)
 
 
-def test_a_project_may_own_the_short_name(pytester: pytest.Pytester):
+def test_a_project_may_own_the_short_name(pytester: pytest.Pytester) -> None:
     """A project's fixture `sim` is used, and `rpcsim_sim` still is ours."""
     pytester.makeconftest(
         """
@@ -72,7 +76,7 @@ def test_a_project_may_own_the_short_name(pytester: pytest.Pytester):
     pytester.runpytest().assert_outcomes(passed=1)
 
 
-def test_a_world_outlives_the_fixtures_built_on_it(pytester: pytest.Pytester):
+def test_a_world_outlives_the_fixtures_built_on_it(pytester: pytest.Pytester) -> None:
     """Fixtures that take the world are torn down while it still runs."""
     pytester.makepyfile(
         """
@@ -92,7 +96,7 @@ def test_a_world_outlives_the_fixtures_built_on_it(pytester: pytest.Pytester):
     pytester.runpytest().assert_outcomes(passed=1)
 
 
-def test_defaults_of_a_project(pytester: pytest.Pytester):
+def test_defaults_of_a_project(pytester: pytest.Pytester) -> None:
     """`rpcsim_defaults` gives options to worlds; one for nobody is refused."""
     pytester.makeconftest(
         """
@@ -135,7 +139,7 @@ def test_defaults_of_a_project(pytester: pytest.Pytester):
 
 
 @pytest.mark.parametrize("name", ["sim", "rpcsim_sim", "sim_clock", "rpc_world"])
-def test_given_with_a_world_is_stopped(pytester: pytest.Pytester, name):
+def test_given_with_a_world_is_stopped(pytester: pytest.Pytester, name: str) -> None:
     """A property test that takes a world directly is shown the `with` form."""
     pytester.makepyfile(
         f"""
@@ -146,7 +150,7 @@ def test_given_with_a_world_is_stopped(pytester: pytest.Pytester, name):
             raise AssertionError("not reached")
         """
     )
-    result = pytester.runpytest("-p", "no:cacheprovider")
+    result = pytester.runpytest(*HYPOTHESIS)
     result.assert_outcomes(errors=1)
     form = "rpcsim.world(rpc_mode)" if name == "rpc_world" else "rpcsim.simulate()"
     result.stdout.fnmatch_lines(
@@ -158,7 +162,7 @@ def test_given_with_a_world_is_stopped(pytester: pytest.Pytester, name):
     result.stdout.no_fnmatch_line("*not reached*")
 
 
-def test_the_form_shown_to_given_works(pytester: pytest.Pytester):
+def test_the_form_shown_to_given_works(pytester: pytest.Pytester) -> None:
     """The `with` form gives every example a fresh world; `rpc_mode` may be taken."""
     pytester.makepyfile(
         """
@@ -173,4 +177,5 @@ def test_the_form_shown_to_given_works(pytester: pytest.Pytester):
                 world.sleep(0.001)
         """
     )
-    pytester.runpytest("--rpcsim-mode=both").assert_outcomes(passed=2)
+    result = pytester.runpytest(*HYPOTHESIS, "--rpcsim-mode=both")
+    result.assert_outcomes(passed=2)

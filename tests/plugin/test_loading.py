@@ -92,7 +92,7 @@ def told(result: pytest.RunResult) -> list[str]:
     return [line for line in lines if not line.startswith("plugins:")]
 
 
-def test_import_loads_nothing_but_the_front_door(tmp_path: Path):
+def test_import_loads_nothing_but_the_front_door(tmp_path: Path) -> None:
     """Beside what pytest has loaded, the plugin brings itself and the front door."""
     took, names = measured(tmp_path)
     assert names == ["rpcsim", "rpcsim.pytest_plugin"]
@@ -100,7 +100,9 @@ def test_import_loads_nothing_but_the_front_door(tmp_path: Path):
     assert min([took, *(measured(tmp_path)[0] for _ in range(3))]) < 0.005
 
 
-def test_a_session_that_uses_nothing_loads_no_simulation(pytester: pytest.Pytester):
+def test_a_session_that_uses_nothing_loads_no_simulation(
+    pytester: pytest.Pytester,
+) -> None:
     """The rooms stay unloaded in a session without a fixture of ours."""
     pytester.makepyfile(
         """
@@ -112,13 +114,15 @@ def test_a_session_that_uses_nothing_loads_no_simulation(pytester: pytest.Pytest
             assert "greenlet" not in sys.modules
         """
     )
-    result = pytester.runpytest_subprocess("-p", "no:hypothesispytest")
+    result = pytester.runpytest_subprocess()
     result.assert_outcomes(passed=1)
     result.stdout.no_fnmatch_line("rpcsim:*")
 
 
 @pytest.mark.parametrize("options", [(), ("-q",), ("-rA", "--doctest-modules")])
-def test_a_foreign_suite_is_unchanged(pytester: pytest.Pytester, options):
+def test_a_foreign_suite_is_unchanged(
+    pytester: pytest.Pytester, options: tuple[str, ...]
+) -> None:
     """A suite that uses nothing of ours gives the same output with and without us."""
     pytester.makepyfile(FOREIGN)
     within = pytester.runpytest(*options)
@@ -128,7 +132,7 @@ def test_a_foreign_suite_is_unchanged(pytester: pytest.Pytester, options):
     assert not list(pytester.path.glob(".pytest_cache/v/rpcsim*"))
 
 
-def test_doctests_and_unittests_run_as_ever(pytester: pytest.Pytester):
+def test_doctests_and_unittests_run_as_ever(pytester: pytest.Pytester) -> None:
     """Items of other kinds pass beside a test that uses a world."""
     pytester.makepyfile(
         """
@@ -169,7 +173,9 @@ NAMED = ("-p", "rpcsim.pytest_plugin")
         (*NAMED, "-p", "rpcsim"),
     ],
 )
-def test_named_as_well_as_found(pytester: pytest.Pytester, options):
+def test_named_as_well_as_found(
+    pytester: pytest.Pytester, options: tuple[str, ...]
+) -> None:
     """Naming the plugin beside its entry point, by either name, registers it once."""
     pytester.makepyfile(SMALL)
     result = pytester.runpytest(*options)
@@ -180,7 +186,7 @@ def test_named_as_well_as_found(pytester: pytest.Pytester, options):
 
 def test_named_in_a_conftest_or_the_environment(
     pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
-):
+) -> None:
     """The other ways to name a plugin do not register it again either."""
     pytester.makepyfile(SMALL)
     pytester.makeconftest("pytest_plugins = ['rpcsim.pytest_plugin']")
@@ -188,7 +194,7 @@ def test_named_in_a_conftest_or_the_environment(
     pytester.runpytest().assert_outcomes(passed=1)
 
 
-def test_switched_off(pytester: pytest.Pytester):
+def test_switched_off(pytester: pytest.Pytester) -> None:
     """`-p no:rpcsim` takes fixtures and options away."""
     pytester.makepyfile(SMALL)
     result = pytester.runpytest("-p", "no:rpcsim")
@@ -200,7 +206,7 @@ def test_switched_off(pytester: pytest.Pytester):
 
 def test_autoload_off_and_named(
     pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
-):
+) -> None:
     """With autoload off it is absent until named, and the repro line names it too."""
     monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
     monkeypatch.delenv("PYTEST_ADDOPTS")
@@ -213,7 +219,7 @@ def test_autoload_off_and_named(
     )
 
 
-def test_strict_sessions_pass(pytester: pytest.Pytester):
+def test_strict_sessions_pass(pytester: pytest.Pytester) -> None:
     """Options, ini keys and fixtures are declared, and none is a deprecated one."""
     pytester.makeini("[pytest]\nrpcsim_mode = sim\nrpcsim_seed = 12\n")
     pytester.makepyfile(SMALL)
@@ -222,7 +228,7 @@ def test_strict_sessions_pass(pytester: pytest.Pytester):
     result.stdout.fnmatch_lines(["rpcsim: seed 12, mode sim"])
 
 
-def test_ini_keys_in_native_toml(pytester: pytest.Pytester):
+def test_ini_keys_in_native_toml(pytester: pytest.Pytester) -> None:
     """The ini keys work in a pytest.toml; a seed that is not text is told of."""
     if pytest.version_tuple < (9,):
         name, table = "pyproject.toml", "[tool.pytest.ini_options]"

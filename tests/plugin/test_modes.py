@@ -43,7 +43,7 @@ MIXED = """
 """
 
 
-def test_the_example_of_the_design(pytester: pytest.Pytester):
+def test_the_example_of_the_design(pytester: pytest.Pytester) -> None:
     """An agent, a partition and a time-out pass unchanged in both modes."""
     pytester.makepyfile(myagent=MYAGENT, test_design=DESIGN)
     pytester.syspathinsert()
@@ -58,7 +58,9 @@ def test_the_example_of_the_design(pytester: pytest.Pytester):
     )
 
 
-def test_both_parametrises_what_reaches_a_world_of_the_run(pytester: pytest.Pytester):
+def test_both_parametrises_what_reaches_a_world_of_the_run(
+    pytester: pytest.Pytester,
+) -> None:
     """Ids end in the mode, sim first, test by test; other tests run once."""
     pytester.makepyfile(test_m=MIXED)
     result = pytester.runpytest("--rpcsim-mode=both", "--collect-only", "-q")
@@ -74,7 +76,7 @@ def test_both_parametrises_what_reaches_a_world_of_the_run(pytester: pytest.Pyte
 
 
 @pytest.mark.parametrize("mode", ["sim", "real"])
-def test_one_mode_adds_no_ids(pytester: pytest.Pytester, mode):
+def test_one_mode_adds_no_ids(pytester: pytest.Pytester, mode: str) -> None:
     """In one mode the ids are those of the source, and an ini key may choose it."""
     pytester.makepyfile(test_m=MIXED)
     pytester.makeini(f"[pytest]\nrpcsim_mode = {mode}\n")
@@ -83,7 +85,7 @@ def test_one_mode_adds_no_ids(pytester: pytest.Pytester, mode):
     result.stdout.fnmatch_lines([f"rpcsim: seed *, mode {mode}", "*::test_c PASSED*"])
 
 
-def test_own_parameters_for_the_mode_stand(pytester: pytest.Pytester):
+def test_own_parameters_for_the_mode_stand(pytester: pytest.Pytester) -> None:
     """A test whose author parametrised `rpc_mode` is left as it is."""
     pytester.makepyfile(
         """
@@ -99,7 +101,7 @@ def test_own_parameters_for_the_mode_stand(pytester: pytest.Pytester):
     result.stdout.fnmatch_lines(["*::test_it[[]real[]] PASSED*"])
 
 
-def test_one_test_has_one_world(pytester: pytest.Pytester):
+def test_one_test_has_one_world(pytester: pytest.Pytester) -> None:
     """`sim` and `rpc_world` together are an error in mode real that says so."""
     pytester.makepyfile(test_m="def test_it(sim, rpc_world): assert sim is rpc_world")
     result = pytester.runpytest("--rpcsim-mode=both")
@@ -113,7 +115,9 @@ def test_one_test_has_one_world(pytester: pytest.Pytester):
     )
 
 
-def test_what_only_a_simulation_has_skips_in_mode_real(pytester: pytest.Pytester):
+def test_what_only_a_simulation_has_skips_in_mode_real(
+    pytester: pytest.Pytester,
+) -> None:
     """Moving the clock by hand, or stepping, needs mode sim; a misspelling fails."""
     pytester.makepyfile(
         """

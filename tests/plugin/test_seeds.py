@@ -45,7 +45,7 @@ def seeds(
 
 def test_seeds_do_not_depend_on_the_way_of_running(
     pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
-):
+) -> None:
     """Serial, on workers, grouped, in both modes, a subset: one base, equal seeds."""
     pytester.makepyfile(test_a=TELL)
     base = "--rpcsim-seed=42"
@@ -72,7 +72,7 @@ def base_seed(result: pytest.RunResult) -> int:
     return int(found[0])
 
 
-def test_random_differs_and_last_repeats(pytester: pytest.Pytester):
+def test_random_differs_and_last_repeats(pytester: pytest.Pytester) -> None:
     """A seed nobody gave is drawn anew; `last` gives that of the last session."""
     pytester.makepyfile("def test_it(rpc_seed): ...")
     first = base_seed(pytester.runpytest())
@@ -87,7 +87,7 @@ def test_random_differs_and_last_repeats(pytester: pytest.Pytester):
     assert base_seed(again) == base_seed(spread)
 
 
-def test_last_needs_a_session_before(pytester: pytest.Pytester):
+def test_last_needs_a_session_before(pytester: pytest.Pytester) -> None:
     """`last` with nothing remembered, or with the cache off, is a usage error."""
     pytester.makepyfile("def test_it(): ...")
     pytester.runpytest().assert_outcomes(passed=1)  # uses nothing: remembers nothing
@@ -116,7 +116,7 @@ def test_last_needs_a_session_before(pytester: pytest.Pytester):
         ("-orpcsim_mode=x", "rpcsim: the mode is sim, real or both, not 'x'"),
     ],
 )
-def test_malformed_values(pytester: pytest.Pytester, option, text):
+def test_malformed_values(pytester: pytest.Pytester, option: str, text: str) -> None:
     """A malformed value is a usage error of one line, before anything is collected."""
     pytester.makepyfile("raise RuntimeError('collected')")
     result = pytester.runpytest(option)
@@ -126,20 +126,19 @@ def test_malformed_values(pytester: pytest.Pytester, option, text):
     assert "collected" not in str(result.stdout)
 
 
-def test_the_header(pytester: pytest.Pytester):
-    """Seed and mode are told when used or asked for, once, and never with `-q -q`."""
+def test_the_header(pytester: pytest.Pytester) -> None:
+    """Seed and mode are told when used or asked for, once, and never with `-q`."""
     pytester.makepyfile(test_a="def test_it(): ...", test_b="def test_it(sim): ...")
-    line = "rpcsim: seed *, mode sim"
     for options, times in (
         (("test_a.py",), 0),
         (("test_a.py", "-v"), 1),
         (("test_a.py", "--rpcsim-mode=sim"), 1),
         (("test_b.py",), 1),
         (("test_b.py", "-v", "--rpcsim-seed=3"), 1),
-        (("test_b.py", "-qq"), 0),
+        (("test_b.py", "-q"), 0),
     ):
         result = pytester.runpytest(*options)
-        result.assert_outcomes(passed=1) if "-qq" not in options else None
-        assert sum(told.startswith("rpcsim: ") for told in result.outlines) == times
-        if times:
-            result.stdout.fnmatch_lines([line])
+        assert result.ret == pytest.ExitCode.OK
+        assert (
+            sum(told.startswith("rpcsim: seed ") for told in result.outlines) == times
+        )
