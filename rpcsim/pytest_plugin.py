@@ -36,8 +36,13 @@ __tracebackhide__ = True
 MODES: Final = ("sim", "real", "both")
 # The fixtures a test can reach, by the names a project cannot take over.
 FIXTURES: Final = frozenset(
-    {"rpcsim_mode", "rpcsim_seed", "rpcsim_sim", "rpcsim_trace", "rpcsim_world"}
+    {
+        *("rpcsim_mode", "rpcsim_seed", "rpcsim_sim", "rpcsim_trace", "rpcsim_world"),
+        "rpc_mode",
+    }
 )
+# Two fixtures, not one and an alias: in mode `both` each gets its parameter, and a
+# fixture of the session could not take another that has one per test.
 MODE_FIXTURES: Final = ("rpcsim_mode", "rpc_mode")
 # The fixtures that open a world, and those rpcsim_defaults has options for.
 WORLDS: Final = frozenset(
@@ -347,8 +352,13 @@ def _by_mode(item: pytest.Item) -> bool:
     """Whether we parametrise the test by mode; not where its author did."""
     if item.config.stash[_SETTINGS].mode != "both":
         return False
-    own = [mark.args[0] for mark in item.iter_markers("parametrize") if mark.args]
-    return not any(name in names for names in own for name in MODE_FIXTURES)
+    for mark in item.iter_markers("parametrize"):
+        names = mark.args[0] if mark.args else ()
+        if isinstance(names, str):
+            names = [name.strip() for name in names.split(",")]
+        if not set(names).isdisjoint(MODE_FIXTURES):
+            return False
+    return True
 
 
 # -- the world of one test ---------------------------------------------------------------

@@ -236,7 +236,9 @@ def test_any_text_is_read_or_refused(text: str) -> None:
     """Nothing but `TraceFormatError` comes out, with a whole header or without."""
     header = json.dumps({"schema": "rpcsim.trace/1"})
     for whole in (text, f"{header}\n{text}"):
+        told = "line "
         try:
             read_jsonl(whole)
         except TraceFormatError as error:
-            assert "line " in str(error)
+            told = str(error)
+        assert "line " in told

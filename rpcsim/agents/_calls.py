@@ -215,9 +215,18 @@ class _BrokerExchange:
         if wants_reply:
             calls.pending[call.id] = self
         try:
-            await broker.publish(
-                call.target, body, ttl_ms=_ttl_ms(call), info=_info(call, calls.ports)
-            )
+            ttl_ms, info = _ttl_ms(call), _info(call, calls.ports)
+            if wants_reply:
+                # The reply is the confirm: only a refusal is told by itself.
+                await broker.post(
+                    call.target,
+                    body,
+                    ttl_ms=ttl_ms,
+                    info=info,
+                    on_refused=self._on_refused,
+                )
+            else:
+                await broker.publish(call.target, body, ttl_ms=ttl_ms, info=info)
         except Unroutable as error:
             return Failed(_not_found(call, calls.url, error))
         except Disconnected as error:
@@ -225,6 +234,11 @@ class _BrokerExchange:
         except RpcError as error:  # refused: too long, or the queue is full
             return Failed(error)
         return Accepted(call.id)
+
+    def _on_refused(self, error: Exception) -> None:
+        if isinstance(error, Unroutable):
+            error = _not_found(self.call, self._calls.url, error)
+        self.put(Failed(error))
 
 
 _FINAL: Final = (Returned, Raised, Failed, Rejected, Lost)

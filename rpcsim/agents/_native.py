@@ -46,6 +46,9 @@ __all__ = ["BrokerFull", "BrokerRefused", "NativeBroker", "Unroutable"]
 HELLO_TIMEOUT: Final = 10.0
 # Seconds that `close` gives to what was written before.
 CLOSE_GRACE: Final = 1.0
+# Messages posted with somebody to tell of a refusal, which are remembered: a refusal
+# comes one round trip later, so these are more than are ever under way.
+POSTED: Final = 4096
 _NAME_LIMIT: Final = 255
 
 
@@ -129,6 +132,8 @@ class NativeBroker:
         self._numbers = 0
         self._pending: dict[int, asyncio.Future[None]] = {}
         self._consumers: dict[int, _Subscription] = {}
+        # Whom to tell of refusals, for messages nobody waits to see confirmed.
+        self._posted: dict[int, tuple[Callable[[Exception], object], str]] = {}
         self._writable = asyncio.Event()
         self._writable.set()
         self._gone = asyncio.Event()
@@ -222,12 +227,9 @@ class NativeBroker:
         body: bytes,
         *,
         ttl_ms: int | None = None,
-        confirm: bool = True,
         info: MessageInfo,
     ) -> None:
         """Send a persistent message and wait for the broker's confirm.
-
-        Without `confirm` it returns when the message is handed to the transport.
 
         Raises:
             Unroutable: 312 or 404, no queue takes it.
@@ -236,9 +238,35 @@ class NativeBroker:
             Disconnected: The broker is gone; the message may or may not be queued.
         """
         _check_name(address)
-        number = self._number() if confirm else 0
+        number = self._number()
         frame = frames.Publish(number, address, body, _check_millis("ttl_ms", ttl_ms))
         await self._request(number, frame, f"publish to '{address}'", info)
+
+    async def post(
+        self,
+        address: str,
+        body: bytes,
+        *,
+        ttl_ms: int | None = None,
+        info: MessageInfo,
+        on_refused: Callable[[Exception], object] | None = None,
+    ) -> None:
+        """Hand a persistent message to the transport, and wait for no confirm.
+
+        Raises:
+            LimitExceeded: It does not fit into a frame of this connection.
+            Disconnected: The broker is gone; the message was not handed over.
+        """
+        _check_name(address)
+        number = 0
+        if on_refused is not None:
+            number = self._number()
+            self._posted[number] = on_refused, f"publish to '{address}'"
+            if len(self._posted) > POSTED:
+                del self._posted[next(iter(self._posted))]
+        ttl = _check_millis("ttl_ms", ttl_ms)
+        frame = frames.Publish(number, address, body, ttl, quiet=True)
+        await self._put(frame, f"publish to '{address}'", info)
 
     async def consume(
         self,
@@ -302,18 +330,8 @@ class NativeBroker:
         what: str,
         info: MessageInfo | None = None,
     ) -> None:
-        """Send a request and wait for its answer; number 0 has none."""
-        data = frames.encode_frame(frame, self._limit)
-        while self._reason is None and not self._writable.is_set():
-            await self._writable.wait()
-        if self._reason is not None:
-            raise self._disconnected(f"could not {what}")
-        if info is None:
-            self._transport.write(data)
-        else:
-            self._transport.write_message(data, info)
-        if not number:
-            return
+        """Send a request and wait for its answer."""
+        await self._put(frame, what, info)
         answer: asyncio.Future[None] = self._loop.create_future()
         self._pending[number] = answer
         try:
@@ -327,6 +345,20 @@ class NativeBroker:
             )
         finally:
             self._pending.pop(number, None)
+
+    async def _put(
+        self, frame: frames.Frame, what: str, info: MessageInfo | None
+    ) -> None:
+        """Hand a frame to the transport when it takes more."""
+        data = frames.encode_frame(frame, self._limit)
+        while self._reason is None and not self._writable.is_set():
+            await self._writable.wait()
+        if self._reason is not None:
+            raise self._disconnected(f"could not {what}")
+        if info is None:
+            self._transport.write(data)
+        else:
+            self._transport.write_message(data, info)
 
     def _write(self, frame: frames.Frame) -> None:
         if self._reason is None:
@@ -392,6 +424,10 @@ class NativeBroker:
         answer = self._pending.get(event.request)
         if answer is not None and not answer.done():
             answer.set_exception(_Refused(event.code, event.text))
+        elif event.request in self._posted:
+            on_refused, what = self._posted.pop(event.request)
+            refusal = _REFUSALS.get(event.code, BrokerRefused)
+            on_refused(refusal(event.code, event.text, what, self._name))
         elif event.request == 0:
             self._lose(f"the broker refused the connection: {event.text}")
 

@@ -471,9 +471,12 @@ class AgentServer:
                 attempt += 1
                 info = _info(self.ports, request, kind, attempt)
                 try:
-                    # A status the caller can do without is not waited for: the
-                    # method begins without a round trip to the broker.
-                    await link.broker.publish(address, body, confirm=again, info=info)
+                    if again:
+                        await link.broker.publish(address, body, info=info)
+                    else:
+                        # A status the caller can do without is not waited for: the
+                        # method begins without a round trip to the broker.
+                        await link.broker.post(address, body, info=info)
                 except Unroutable:
                     return True  # the caller is gone
                 except Disconnected:

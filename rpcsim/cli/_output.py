@@ -87,7 +87,9 @@ class Output:
         """Print the one JSON document of a verb."""
         if self.json:
             told = {"format": RESULT_FORMAT, "verb": verb, **data}
-            _write(sys.stdout, json.dumps(told, sort_keys=True, ensure_ascii=self.ascii))
+            _write(
+                sys.stdout, json.dumps(told, sort_keys=True, ensure_ascii=self.ascii)
+            )
 
     def paint(self, word: str, padded: str | None = None) -> str:
         """Give a verdict's word in its colour."""

@@ -41,12 +41,18 @@ class Deadline:
 
     def move(self, when_ns: int | None) -> None:
         """Set another moment, inside the block; `None` lifts the limit."""
+        self._when_ns = when_ns
+        if when_ns is None or self._task is None or self.expired:
+            self._disarm()
+        elif self._timer is None or self._timer.when_ns > when_ns:
+            self._disarm()
+            self._timer = self._clock.call_at_ns(when_ns, _expire, self)
+        # Else the timer comes too early, and is set anew then: most blocks end before.
+
+    def _disarm(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        self._when_ns = when_ns
-        if when_ns is not None and self._task is not None and not self.expired:
-            self._timer = self._clock.call_at_ns(when_ns, _expire, self)
 
     async def __aenter__(self) -> Self:
         task = asyncio.current_task()
@@ -62,9 +68,7 @@ class Deadline:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        self._disarm()
         task, self._task = self._task, None
         if not self.expired or task is None:
             return
@@ -75,7 +79,9 @@ class Deadline:
 
     def _expire(self) -> None:
         self._timer = None
-        if self._task is not None:
+        if self._when_ns is not None and self._clock.now_ns() < self._when_ns:
+            self.move(self._when_ns)
+        elif self._task is not None:
             self.expired = True
             self._task.cancel()
 

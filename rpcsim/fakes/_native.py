@@ -278,7 +278,7 @@ class _Connection(asyncio.Protocol):
             if request:
                 self._fail(request, refusal.code, refusal.text)
             return
-        if request:
+        if request and not getattr(event, "quiet", False):
             self._send(frames.Ok(request))
 
     def _declare(self, event: frames.Declare) -> None:

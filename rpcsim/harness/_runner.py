@@ -223,7 +223,12 @@ class _Run:
         idle = getattr(self._machine.clock, "run_until", None)
         if idle is not None:
             loop: Any = self._machine.loop  # type: ignore[attr-defined]  # the simulated clock comes with its loop
-            idle(lambda: loop.idle() or self._story.now_ns() >= limit)
+            idle(
+                lambda: (
+                    (loop.idle() and not self._story.busy())
+                    or self._story.now_ns() >= limit
+                )
+            )
         else:
             self._machine.run(lambda: self._quiet(limit))
         for ident in self._story.close_open():
@@ -232,7 +237,9 @@ class _Run:
     async def _quiet(self, limit: int) -> None:
         trace = self._machine.trace
         seen = -1
-        while seen != len(trace) and self._story.now_ns() < limit:
+        while seen != len(trace) or self._story.busy():
+            if self._story.now_ns() >= limit:
+                return
             seen = len(trace)
             await self._machine.clock.sleep(QUIET_SECONDS)
 

@@ -95,6 +95,8 @@ class Story:
     _ended: dict[str, asyncio.Event] = field(default_factory=dict)
     _hooks: list[_Hook] = field(default_factory=list)
     _calls: dict[str, str] = field(default_factory=dict)
+    # Request to the host that executes it; "" while it is on its way.
+    _pending: dict[str, str] = field(default_factory=dict)
     _wake: Callable[[Callable[[], None]], object] = field(default=lambda fn: fn())
 
     def __post_init__(self) -> None:
@@ -154,10 +156,21 @@ class Story:
         """Give the time since the run began."""
         return self.machine.clock.now_ns() - self.origin_ns
 
+    def busy(self) -> bool:
+        """Whether a request is on its way or being executed, as far as records tell."""
+        return bool(self._pending)
+
     def _watch(self, record: Record) -> None:
+        if record.kind == "host.crash":
+            self._pending = {
+                ident: host
+                for ident, host in self._pending.items()
+                if host != record.host
+            }
         if not record.kind.startswith("call."):
             return
         self._match_step(record)
+        self._count(record)
         for hook in list(self._hooks):
             if not _matches(hook.trigger, record):
                 continue
@@ -177,6 +190,19 @@ class Story:
             phase = "sent" if record.kind == "call.request" else "started"
             if step is not None:
                 self._wake(self._mark(step, phase).set)
+
+    def _count(self, record: Record) -> None:
+        ident = str(record.get("id", ""))
+        if record.kind == "call.request":
+            self._pending[ident] = ""
+        elif record.kind == "call.exec_start":
+            self._pending[ident] = record.host
+        elif record.kind in ("call.exec_end", "call.discarded"):
+            self._pending.pop(ident, None)
+        elif record.kind == "call.outcome" and self._pending.get(ident) == "":
+            # Fire and forget ends at once, with the request still on its way.
+            if record.get("error") or record.get("outcome") != "maybe":
+                del self._pending[ident]
 
     def _mark(self, step: str, phase: str) -> asyncio.Event:
         return self._marks.setdefault((step, phase), asyncio.Event())

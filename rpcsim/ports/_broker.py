@@ -85,7 +85,6 @@ class Broker(Protocol):
         body: bytes,
         *,
         ttl_ms: int | None = None,
-        confirm: bool = True,
         info: MessageInfo,
     ) -> None:
         """Send a persistent message and wait for the broker's confirm.
@@ -94,13 +93,36 @@ class Broker(Protocol):
             address: Where to.
             body: The message.
             ttl_ms: How long it may wait to be delivered; `None` for ever.
-            confirm: `False` returns when it is handed to the transport; a refusal is
-                then not told.
             info: What it means, for rules and traces.
 
         Raises:
             LookupError: No queue takes it (`agents` shows this as `NotFound`).
             Disconnected: The broker is gone; the message may or may not be queued.
+        """
+
+    async def post(
+        self,
+        address: str,
+        body: bytes,
+        *,
+        ttl_ms: int | None = None,
+        info: MessageInfo,
+        on_refused: Callable[[Exception], object] | None = None,
+    ) -> None:
+        """Hand a persistent message to the transport, and wait for no confirm.
+
+        For messages whose answer is the confirm, or that the receiver can do without.
+
+        Args:
+            address: Where to.
+            body: The message.
+            ttl_ms: How long it may wait to be delivered; `None` for ever.
+            info: What it means, for rules and traces.
+            on_refused: Called with what `publish` would have raised, if the broker
+                does not take it.
+
+        Raises:
+            Disconnected: The broker is gone; the message was not handed over.
         """
 
     async def consume(

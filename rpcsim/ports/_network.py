@@ -7,8 +7,9 @@ Protocols are asyncio's (`connection_made`, `data_received`, `eof_received`,
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar
+
+import msgspec
 
 if TYPE_CHECKING:
     import ssl
@@ -23,9 +24,10 @@ Address: TypeAlias = "tuple[str, int]"
 P = TypeVar("P", bound=asyncio.Protocol)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MessageInfo:
+class MessageInfo(msgspec.Struct, frozen=True, kw_only=True):
     """What a frame means, told beside its bytes, so that rules and traces can see it.
+
+    A struct and not a dataclass: every message makes one, and this is ten times cheaper.
 
     Attributes:
         system: `agent`, `job`, `proc`, `api`, `remote` or `kv`.

@@ -144,6 +144,8 @@ def enter(ports: Ports) -> Token[Ports]:
 def leave(ports: Ports, token: Token[Ports]) -> None:
     """End a world begun with `enter`, whatever began after it."""
     _entered.remove(ports)
+    if CURRENT.get(None) is not ports:
+        return  # a world that began later is current, and stays so
     # A world entered in another context (an async fixture's set-up) cannot be reset
     # here, and need not be: that context is gone.
     with contextlib.suppress(ValueError):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import inspect
 import threading
 from collections import deque
 from dataclasses import dataclass
@@ -14,22 +13,20 @@ from rpcsim.errors import (
     BlockingInCoroutine,
     DeadlockError,
     FiberKilled,
-    HostDown,
     SimulationError,
 )
-from rpcsim.ports import NANOS, duration_text, to_ns
+from rpcsim.ports import to_ns
 from rpcsim.real._pool import Job
-from rpcsim.real._waiting import Waiter
+from rpcsim.real._waiting import Waiting, describe, discard
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Generator
-    from contextvars import Context
 
     from rpcsim.ports import Duration
     from rpcsim.real._engine import Engine
     from rpcsim.real._home import Home
 
-__all__ = ["RealBridge", "SerialWorker", "SpawnedThread", "Waiting"]
+__all__ = ["RealBridge", "SerialWorker", "SpawnedThread"]
 
 T = TypeVar("T")
 
@@ -139,138 +136,6 @@ class Strand:
     name: str
     host: str
     worker: None = None
-
-
-class Waiting:
-    """One `wait` of one thread: the awaitable, and the outcome on its way back."""
-
-    __slots__ = ("_awaitable", "_context", "_engine", "_error", "_job", "_task", "what")
-
-    def __init__(
-        self, engine: Engine, awaitable: Awaitable[Any], context: Context
-    ) -> None:
-        self._engine = engine
-        self._awaitable = awaitable
-        self._context = context
-        self._job = engine.pool.running()
-        self._task: asyncio.Future[Any] | None = None
-        self._error: BaseException | None = None
-        self.what: Final = describe(awaitable)
-
-    def block_for(self, limit_ns: int | None) -> Any:
-        """Hand it to the loop and block the thread."""
-        engine = self._engine
-        if engine.refusing and self._job is None:
-            discard(self._awaitable)
-            raise engine.over_error(self.what)
-        waiter = Waiter(engine)
-        if not engine.post(self._start, waiter, context=self._context):
-            waiter.forget()
-            discard(self._awaitable)
-            raise engine.over_error(self.what)
-        try:
-            if limit_ns is None:
-                waiter.block()
-            elif not waiter.block(max(0, limit_ns) / NANOS):
-                engine.post(self._give_up)
-                raise TimeoutError(
-                    f"{self.what} did not end within {duration_text(limit_ns)}"
-                )
-        except KeyboardInterrupt:
-            engine.post(self._give_up)
-            raise
-        return waiter.outcome()
-
-    # -- on the loop's thread ------------------------------------------------------------
-
-    def _start(self, waiter: Waiter) -> None:
-        try:
-            error = self._refusal()
-            if error is None:
-                self._task = self._begin()
-        except Exception as raised:  # noqa: BLE001 - raised in the waiting thread
-            error = raised
-        if error is not None or self._task is None:
-            discard(self._awaitable)
-            waiter.settle(ok=False, value=error)
-            return
-        if self._job is not None:
-            self._job.waiting = self
-            self._engine.pool.waits[self._task] = self._job
-        else:
-            self._engine.calls[self._task] = None
-        self._task.add_done_callback(partial(self._ended, waiter))
-
-    def _refusal(self) -> BaseException | None:
-        job = self._job
-        if job is None:
-            return None
-        if job.home.dead:
-            return HostDown(
-                f"host {job.host!r} is down: its thread {job.name} cannot wait for "
-                f"{self.what}"
-            )
-        return job.take_pending()
-
-    def _begin(self) -> asyncio.Future[Any]:
-        awaitable, loop = self._awaitable, self._engine.loop
-        if asyncio.isfuture(awaitable):
-            if awaitable.get_loop() is not loop:
-                raise SimulationError(
-                    f"{self.what} belongs to another event loop than this runtime's; "
-                    "await it there"
-                )
-            return awaitable
-        if not inspect.iscoroutine(awaitable):
-            awaitable = _awaited(awaitable)
-        return loop.create_task(awaitable)
-
-    def _ended(self, waiter: Waiter, task: asyncio.Future[Any]) -> None:
-        if self._job is not None:
-            self._job.waiting = None
-            self._engine.pool.waits.pop(task, None)
-        else:
-            self._engine.calls.pop(task, None)
-        error = self._error
-        if task.cancelled():
-            if error is None and self._job is None:
-                error = self._engine.fatal
-                if error is None and self._engine.refusing:
-                    error = self._engine.over_error(self.what)
-                if error is None:
-                    error = self._crashed()
-            if error is None:
-                error = asyncio.CancelledError(f"{self.what} was cancelled")
-            waiter.settle(ok=False, value=error)
-            return
-        if isinstance(error, FiberKilled) and self._job is not None:
-            self._job.interrupt(
-                error
-            )  # the coroutine swallowed it; the next wait won't
-        failure = task.exception()
-        if failure is not None:
-            waiter.settle(ok=False, value=failure)
-        else:
-            waiter.settle(ok=True, value=task.result())
-
-    def _crashed(self) -> HostDown | None:
-        """The host this ran on went down: that is what its caller must hear."""
-        home = self._context.run(self._engine.home_here)
-        if home is None or not home.dead:
-            return None
-        return HostDown(f"host {home.host!r} went down while {self.what} ran there")
-
-    def _give_up(self) -> None:
-        # A future or task given was there before us and stays; what we made goes.
-        if self._task is not None and self._task is not self._awaitable:
-            self._task.cancel()
-
-    def interrupt(self, error: BaseException) -> bool:
-        """End the wait with `error`; `False` if it is ending otherwise already."""
-        if self._task is None or not self._task.cancel():
-            return False
-        self._error = error
-        return True
 
 
 class SpawnedThread(Generic[T]):
@@ -438,21 +303,3 @@ def _loop_runs_here() -> bool:
     except RuntimeError:
         return False
     return True
-
-
-async def _awaited(awaitable: Awaitable[T]) -> T:
-    return await awaitable
-
-
-def describe(thing: object) -> str:
-    """Name a callable or awaitable as error texts do, without an address."""
-    while isinstance(thing, partial):
-        thing = thing.func
-    name = getattr(thing, "__qualname__", None) or getattr(thing, "name", None)
-    return name if isinstance(name, str) else type(thing).__qualname__
-
-
-def discard(awaitable: object) -> None:
-    """Drop an awaitable that will not be awaited, without a warning."""
-    if inspect.iscoroutine(awaitable):
-        awaitable.close()

@@ -317,6 +317,8 @@ class Engine:
             return False
         if self._shared_loop and not self._is_ours(told):
             return False
+        if isinstance(error, OSError) and isinstance(told.get("protocol"), Wire):
+            return True  # a peer that broke off its handshake is no failure of ours
         thing = told.get("task") or told.get("future")
         where = told.get("message", "a callback")
         if isinstance(thing, asyncio.Task):

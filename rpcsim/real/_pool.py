@@ -18,9 +18,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from contextvars import Context
 
-    from rpcsim.real._bridge import SerialWorker, Waiting
+    from rpcsim.real._bridge import SerialWorker
     from rpcsim.real._engine import Engine
     from rpcsim.real._home import Home
+    from rpcsim.real._waiting import Waiting
 
 __all__ = ["Job", "Pool"]
 

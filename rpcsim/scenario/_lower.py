@@ -127,6 +127,8 @@ def _hosts(topology: Topology) -> tuple[HostPlan, ...]:
         HostPlan(
             name=name,
             factory=_factory(name, host, topology),
+            # Keep-alives and retries go on for ever and are no work.
+            background=isinstance(host, (BrokerHost, AgentHost)),
         )
         for name, host in ordered
     )

@@ -127,7 +127,7 @@ class SimHost:
         if self._factory is None:
             self._started.set_result(None)
             return
-        program = self._begin(self._factory, self._started)
+        program: Any = self._begin(self._factory, self._started)
         # Reports show tasks by name: the factory's says more than ours.
         program.__name__ = getattr(self._factory, "__name__", "factory")
         self.inside(loop.make_task, program)

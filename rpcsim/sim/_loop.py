@@ -472,6 +472,9 @@ class SimLoop(Fences, Scheduler, asyncio.AbstractEventLoop):  # type: ignore[mis
         """Keep the failure on the run; it is raised at its end."""
         error = context.get("exception")
         message = context.get("message") or "unhandled failure"
+        task = context.get("task") or context.get("future")
+        if isinstance(task, asyncio.Task):
+            message = f"in task {task.get_name()}" if error else f"{message} ({task!r})"
         if error is None:
             error = SimulationError(message)
         self.keep_failure(error, message)

@@ -196,10 +196,7 @@ class Scheduler:
         """Whether nothing is runnable, and only background entries are pending."""
         return not any(strand is not None for strand in self._ready) and all(
             self._in_background(entry[2])
-            or (
-                entry[3] is None
-                and (entry[4].background or not entry[4]._scheduled)
-            )
+            or (entry[3] is None and (entry[4].background or not entry[4]._scheduled))
             for entry in self._heap
         )
 

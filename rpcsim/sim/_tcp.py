@@ -220,8 +220,8 @@ class Endpoint:
         "reading_paused",
         "remote",
         "strand",
-        "transport",
         "told",
+        "transport",
         "unread",
         "writing_paused",
     )

@@ -130,7 +130,10 @@ class _Report:
                 return f"{kind}{self._name(owner, frames)}", None
         if isinstance(owner, asyncio.Queue) and where in ("get", "put", "join"):
             size = owner.qsize()
-            return f"queue{self._name(owner, frames)} to {where} (it holds {size})", None
+            return (
+                f"queue{self._name(owner, frames)} to {where} (it holds {size})",
+                None,
+            )
         if isinstance(owner, asyncio.TaskGroup) and where in ("__aexit__", "_aexit"):
             return "the tasks of its group", None
         if isinstance(owner, SimServer) and where == "serve_forever":
@@ -151,7 +154,7 @@ class _Report:
             ),
             None,
         )
-        counted = f"call {number} of " if number else ""
+        counted = f"call {number} of " if isinstance(number, int) else ""
         return f"the reply to {counted}{call.path}() from {call.target}"
 
     def _tell_lock(

@@ -137,12 +137,16 @@ class Delete(Frame, frozen=True):
 
 
 class Publish(Frame, frozen=True):
-    """Send a message to a queue or `exchange/queue`; `Ok` means that it is queued."""
+    """Send a message to a queue or `exchange/queue`; `Ok` means that it is queued.
+
+    `quiet` asks for an answer only if it is not.
+    """
 
     request: Count
     address: Name
     body: bytes
     ttl_ms: Millis | None = None
+    quiet: bool = False
 
 
 class Consume(Frame, frozen=True):
@@ -382,6 +386,8 @@ class FrameDecoder(FrameReader):
             RemoteProtocolError: The peer broke the protocol; the text has the position
                 and what was expected. Raised again from then on.
         """
+        if self._at == len(self._buffer) and self._broken is None:
+            return None  # asked after every chunk, and true after most
         before = self.position
         body = self.next_body()
         if body is None:

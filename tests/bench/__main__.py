@@ -47,6 +47,11 @@ def read_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def busy() -> float:
+    """Give the load of the last minute; 0 where the system does not tell."""
+    return os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
+
+
 def run_child(
     scratch: Scratch, peer: str, row: str, pace: tuple[float, int]
 ) -> dict[str, Any]:
@@ -81,7 +86,7 @@ def main() -> int:
     results: dict[str, dict[str, Any]] = {}
     versions: dict[str, str] = {}
     problems = list(scratch.left_out)
-    load = [os.getloadavg()[0]] if hasattr(os, "getloadavg") else []
+    load = [busy()]
     for row in chosen:
         results[row.id] = {}
         for peer in peers:
@@ -93,9 +98,13 @@ def main() -> int:
             results[row.id][peer] = result
             if "failed" in result:
                 problems.append(f"{row.id} on {peer}: {result['failed']}")
+    load.append(busy())
     told = ", ".join(f"{name} {version}" for name, version in versions.items())
     print(render(results, peers))
     print(f"\n{NOTES}\n{told}; {platform.platform()}, {os.cpu_count()} cores")
+    print(f"busy programs at the start {load[0]:.1f}, at the end {load[1]:.1f}")
+    if load[0] > 0.5 or load[1] > 1.5:
+        print("other programs ran meanwhile: measure again on an idle machine")
     for problem in problems:
         print(f"left out: {problem}")
     now = datetime.now(UTC)

@@ -87,8 +87,8 @@ def measured(cache: Path) -> tuple[float, list[str]]:
 
 
 def told(result: pytest.RunResult) -> list[str]:
-    """Give the lines of a session, without its duration and the list of plugins."""
-    lines = [re.sub(r" in [\d.]+s", "", line) for line in result.outlines]
+    """Give the lines of a session, without durations, addresses and the plugins."""
+    lines = [re.sub(r" in [\d.]+s|0x\w+", "", line) for line in result.outlines]
     return [line for line in lines if not line.startswith("plugins:")]
 
 

@@ -135,6 +135,7 @@ def test_the_summary(pytester: pytest.Pytester) -> None:
         """,
         test_a="""
         import pytest
+        def test_x(rpc_mode): assert 0
         def test_y(rpc_seed): assert 0
         def test_passes(sim): ...
         @pytest.mark.xfail(strict=True)
@@ -146,11 +147,11 @@ def test_the_summary(pytester: pytest.Pytester) -> None:
     )
     result = pytester.runpytest("--rpcsim-seed=5", "test_b.py", "test_a.py")
     assert repro_lines(result) == [
-        f"pytest {name} --rpcsim-seed=5"
-        for name in (
-            *("test_a.py::test_unexpected", "test_a.py::test_y"),
-            *("test_b.py::test_a", "test_b.py::test_z"),
-        )
+        "pytest test_a.py::test_unexpected --rpcsim-seed=5",
+        "pytest test_a.py::test_x --rpcsim-seed=5 --rpcsim-mode=sim",
+        "pytest test_a.py::test_y --rpcsim-seed=5",
+        "pytest test_b.py::test_a --rpcsim-seed=5",
+        "pytest test_b.py::test_z --rpcsim-seed=5",
     ]
     quiet = pytester.runpytest("-q", "-q", "--tb=no")
     quiet.stdout.no_fnmatch_line("*rpcsim*")

@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import threading
-from typing import Any
+from contextvars import copy_context
+from typing import Any, cast
 
 import pytest
 
 from rpcsim.ports import (
     Activations,
     Call,
+    CallPort,
     Ports,
     Resources,
     current,
@@ -48,33 +50,47 @@ def test_a_missing_port_is_an_error_at_construction() -> None:
 
 
 def test_the_innermost_world_or_block_is_current() -> None:
-    """Worlds may end in any order; a block restores what was before."""
+    """Worlds nest; a block restores what was before."""
     assert current_or_none() is None
     outer, inner, other = ports("outer"), ports("inner"), ports("other")
     first = enter(outer)
+    assert current() is outer
     second = enter(inner)
-    assert current() is inner
     with use(other) as used:
         assert used is current() is other
-    leave(outer, first)
+    assert current() is inner
     leave(inner, second)
-    assert all(current_or_none() is not p for p in (inner, other))
+    assert current() is outer
+    leave(outer, first)
+    assert current_or_none() is None
+
+
+def test_a_world_that_ends_early_leaves_the_later_one_current() -> None:
+    """Two may live side by side, and end in any order."""
+
+    def program() -> None:
+        outer, inner = ports("outer"), ports("inner")
+        first, second = enter(outer), enter(inner)
+        leave(outer, first)
+        assert current() is inner
+        leave(inner, second)
+
+    copy_context().run(program)
+    assert current_or_none() is None
 
 
 def test_a_thread_finds_the_newest_world() -> None:
-    """Its own context is empty; a world entered elsewhere can be left here."""
+    """Its own context is empty; a world entered elsewhere can be left there."""
     found: list[Any] = []
     mine = ports("mine")
-    token = enter(mine)
+    context = copy_context()
+    token = context.run(enter, mine)
     thread = threading.Thread(target=lambda: found.append(current_or_none()))
     thread.start()
     thread.join()
     assert found == [mine]
-    thread = threading.Thread(target=lambda: leave(mine, token))
-    thread.start()
-    thread.join()
-    with use(ports("cleared")):
-        pass
+    leave(mine, token)
+    assert current_or_none() is None
 
 
 def test_resources_are_made_once_and_closed_newest_first() -> None:
@@ -108,7 +124,7 @@ def test_endpoints_are_written_as_in_error_texts() -> None:
 def test_the_stack_of_call_ports() -> None:
     """Innermost last; taken off wherever it stands."""
     stack = Activations()
-    one, two = (type("Port", (), {"open": None})() for _ in range(2))
+    one, two = (cast("CallPort", object()) for _ in range(2))
     assert stack.top() is None
     stack.push(one)
     stack.push(two)

@@ -104,6 +104,15 @@ async def dial(host: str, port: int = EchoServer.port) -> tuple[Transport, Calle
     return await current().network.connect(Caller, (host, port))
 
 
+def hang_up(runtime: Runtime, transport: Transport | asyncio.BaseTransport) -> None:
+    """Close a connection from a thread that is not its loop's."""
+
+    async def close() -> None:
+        transport.close()
+
+    runtime.bridge.wait(close())
+
+
 def notes(runtime: Runtime) -> list[str]:
     """Name the inexact faults of a run; other programs may hold its ports meanwhile."""
     return [note.fault for note in runtime.inexact if note.fault != "port"]

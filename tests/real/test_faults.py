@@ -8,7 +8,7 @@ import pytest
 from rpcsim.errors import PlanError, SimulationError
 from rpcsim.ports import current
 from rpcsim.real import Runtime
-from tests.real.parts import LOOPS, Caller, EchoServer, dial, notes
+from tests.real.parts import LOOPS, Caller, EchoServer, dial, hang_up, notes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -219,8 +219,12 @@ def test_a_partition_outlives_nothing() -> None:
         runtime.bridge.wait(runtime.host("server", EchoServer).wait_started())
         transport, caller = runtime.bridge.wait(dial("server"))
         fault = runtime.net.partition("test", "server")
-        transport.write(b"lost")
-        transport.close()
+
+        async def write() -> None:
+            transport.write(b"lost")
+
+        runtime.run(write)
+        hang_up(runtime, transport)
     fault.undo()
     assert caller.received == b""
     assert runtime.leftovers == ()
@@ -235,7 +239,7 @@ def test_a_host_that_repairs_from_any_thread(runtime: Runtime) -> None:
         with runtime.net.partition("server", "*"):
             pass
         answer = bridge.wait(caller.call(b"hi"))
-        caller.transport.close()
+        hang_up(runtime, caller.transport)
         return answer
 
     assert runtime.run(story) == b"hi"

@@ -4,14 +4,24 @@ import asyncio
 import errno
 import gc
 import socket
+import ssl
 import warnings
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from rpcsim.ports import MessageInfo, current, use
 from rpcsim.real import Runtime
-from tests.real.parts import LOOPS, Caller, EchoProtocol, EchoServer, dial, notes
+from tests.real.parts import (
+    LOOPS,
+    Caller,
+    EchoProtocol,
+    EchoServer,
+    dial,
+    hang_up,
+    notes,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -240,7 +250,7 @@ def test_a_port_another_program_holds_is_no_obstacle_to_a_host() -> None:
         server.run(serve)
         transport, caller = runtime.bridge.wait(dial("server", port))
         assert runtime.bridge.wait(caller.call(b"hi")) == b"hi"
-        transport.close()
+        hang_up(runtime, transport)
         assert [note.fault for note in runtime.inexact] == ["port"]
         other.bind(("127.0.0.1", 0))
         other.listen()
@@ -322,7 +332,7 @@ def test_addresses_given_by_the_user_lead_to_the_host() -> None:
         runtime.bridge.wait(server.wait_started())
         transport, caller = runtime.bridge.wait(dial("10.1.2.3"))
         assert runtime.bridge.wait(caller.call(b"hi")) == b"hi"
-        transport.close()
+        hang_up(runtime, transport)
         own = runtime.host("own", addresses=["127.0.0.77"])
         assert tuple(own.addresses) == ("127.0.0.77",)
     assert notes(runtime) == ["addresses"]
@@ -336,10 +346,46 @@ def test_one_loopback_address_is_enough(monkeypatch: pytest.MonkeyPatch) -> None
             runtime.bridge.wait(runtime.host(name, EchoServer).wait_started())
             transport, caller = runtime.bridge.wait(dial(name))
             assert runtime.bridge.wait(caller.call(b"hi")) == b"hi"
-            transport.close()
+            hang_up(runtime, transport)
     assert notes(runtime) == ["addresses", "addresses"]
     labels = [record.get("connection") for record in runtime.trace.of_kind("conn.open")]
     assert labels == ["test>a:7007#1"] * 2 + ["test>b:7007#1"] * 2
+
+
+def test_tls_verifies_names(runtime: Runtime) -> None:
+    """The name asked for must be the certificate's; bytes then cross, proxied or not."""
+    [server] = runtime.hosts
+    pem = Path(__file__).with_name("server.pem")  # for the name `server`, to 2126
+    serving = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    serving.load_cert_chain(pem)
+    trusting = ssl.create_default_context(cafile=str(pem))
+
+    async def serve() -> int:
+        listener = await current().network.listen(Greeting, ("", 0), tls=serving)
+        return listener.addresses[0][1]
+
+    class Greeting(EchoProtocol):
+        def eof_received(self) -> bool | None:
+            return None
+
+    class Asking(Caller):
+        def eof_received(self) -> bool | None:
+            return None
+
+    async def story(port: int) -> bytes:
+        network = current().network
+        with pytest.raises(ssl.SSLCertVerificationError):
+            await network.connect(Asking, ("127.0.0.2", port), tls=trusting)
+        transport, caller = await network.connect(
+            Asking, ("server", port), tls=trusting
+        )
+        answer = await caller.call(b"secret")
+        transport.close()
+        await caller.lost
+        return answer
+
+    port = server.run(serve)
+    assert runtime.run(story(port)) == b"secret"
 
 
 def test_strangers_are_named_outside(runtime: Runtime) -> None:

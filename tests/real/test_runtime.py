@@ -19,7 +19,7 @@ from rpcsim.errors import (
 )
 from rpcsim.ports import Machine, current, current_or_none
 from rpcsim.real import Runtime
-from tests.real.parts import LOOPS, EchoProtocol, EchoServer, dial, until
+from tests.real.parts import LOOPS, EchoProtocol, EchoServer, dial, hang_up, until
 
 CALLS = 10_000
 
@@ -55,7 +55,7 @@ def test_ten_thousand_calls_then_nothing_is_left(loop: Any) -> None:
             transport, caller = runtime.bridge.wait(dial("server"))
             for _ in range(CALLS // 5):
                 assert runtime.bridge.wait(caller.call(b"y")) == b"y"
-            transport.close()
+            hang_up(runtime, transport)
         gc.collect()
     assert runtime.leftovers == ()
     assert threads() == []
@@ -171,7 +171,7 @@ def test_side_by_side() -> None:
         for runtime in (one, other):
             transport, caller = runtime.bridge.wait(dial("server"))
             assert runtime.bridge.wait(caller.call(b"hi")) == b"hi"
-            transport.close()
+            hang_up(runtime, transport)
             assert runtime.bridge.wait(_host_name()) == "test"
     assert one.leftovers == other.leftovers == ()
     assert threads() == []

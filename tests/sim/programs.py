@@ -16,9 +16,7 @@ PORT = 7
 async def echo_server() -> None:
     """Serve lines back until cancelled."""
 
-    async def serve(
-        reader: asyncio.StreamReader, writer: asyncio.StreamWriter
-    ) -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             while line := await reader.readline():
                 writer.write(line)
@@ -75,25 +73,21 @@ async def group_with_a_failing_child(log: list[Any]) -> None:
 
 async def wait_for_the_first(log: list[Any]) -> None:
     """`wait(FIRST_COMPLETED)` over tasks that end in one instant, and over gathers."""
-    tasks = [asyncio.ensure_future(fail_after(1, log, n)) for n in range(6)]
-    gathers = [asyncio.gather(asyncio.sleep(1, n), asyncio.sleep(1)) for n in range(6)]
-    while True:
-        done, pending = await asyncio.wait(
-            [*tasks, *gathers], return_when=asyncio.FIRST_COMPLETED
-        )
+    left: list[asyncio.Future[Any]] = [
+        asyncio.ensure_future(fail_after(1, log, n)) for n in range(6)
+    ]
+    left += [asyncio.gather(asyncio.sleep(1, n), asyncio.sleep(1)) for n in range(6)]
+    while left:
+        done, pending = await asyncio.wait(left, return_when=asyncio.FIRST_COMPLETED)
         log.extend(repr(future.result()) for future in done)
-        if not pending:
-            return
-        tasks = [task for task in tasks if task in pending]
-        gathers = [gather for gather in gathers if gather in pending]
+        left = [future for future in left if future in pending]
 
 
 async def as_they_complete(log: list[Any]) -> None:
     """`as_completed` over bare coroutines and gathers that end in one instant."""
     bare = [fail_after(1, log, n) for n in range(7)]
     gathers = [asyncio.gather(fail_after(1, log, n)) for n in range(10, 16)]
-    for future in asyncio.as_completed([*bare, *gathers]):
-        log.append(repr(await future))
+    log += [repr(await future) for future in asyncio.as_completed([*bare, *gathers])]
 
 
 async def cancel_everything(log: list[Any]) -> None:
@@ -141,8 +135,8 @@ def conversation(**options: Any) -> Sim:
         for name in ("left", "right"):
             sim.host(name)
 
-        async def both() -> list[list[str]]:
-            loop: Any = asyncio.get_running_loop()
+        async def both() -> Any:
+            loop = asyncio.get_running_loop()
             work = [
                 sim.by_name[name].inside(loop.create_task, ask(*"abc"))
                 for name in ("left", "right")

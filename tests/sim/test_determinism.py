@@ -136,9 +136,7 @@ def test_the_seed_of_fifo_draws_nothing() -> None:
     """`fifo` makes no choices; the network draws from streams of its own (10.1)."""
     sim = conversation(seed=1)
     assert "schedule" not in sim.entropy.draws()
-    assert list(conversation(seed=1, policy="random").entropy.draws())[0].startswith(
-        ("net/", "schedule")
-    )
+    assert conversation(seed=1, policy="random").entropy.draws()["schedule"] >= 10
 
 
 def test_one_more_draw_changes_no_other_stream() -> None:

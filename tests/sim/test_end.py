@@ -23,7 +23,7 @@ from rpcsim.sim import Sim
 from tests.sim.programs import PORT, ask, conversation, echo_server
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
 
 
 async def fails(text: str = "lost") -> None:
@@ -257,13 +257,14 @@ def test_closing_is_done_once() -> None:
     with sim:
         sim.run(asyncio.sleep(1))
     sim.close()
-    for use in (
+    uses: list[Callable[[], Any]] = [
         lambda: sim.run(asyncio.sleep(1)),
         lambda: sim.bridge.wait(asyncio.sleep(1)),
         lambda: sim.clock.advance(1),
         sim.__enter__,
-    ):
-        with pytest.raises(SimulationError, match="has ended|is over"):
+    ]
+    for use in uses:
+        with pytest.raises(SimulationError, match=r"has ended|is over"):
             use()
     with pytest.raises((RuntimeError, HostDown)):
         sim.loop.call_soon(print)
@@ -357,13 +358,17 @@ def test_the_hosts_of_a_run_end_newest_first() -> None:
 
 def test_the_collector_is_left_as_it_was() -> None:
     """Automatic collection is off during a run only (3.4)."""
-    assert gc.isenabled()
-    with Sim() as sim:
+    for before in (True, False):
+        (gc.enable if before else gc.disable)()
+        try:
+            with Sim() as sim:
 
-        async def main() -> bool:
-            return gc.isenabled()
+                async def main() -> bool:
+                    return gc.isenabled()
 
-        assert sim.run(main) is False
-        assert gc.isenabled()
+                assert sim.run(main) is False
+            assert gc.isenabled() is before
+        finally:
+            gc.enable()
     hooks = sys.get_asyncgen_hooks()
     assert hooks == (None, None)

@@ -189,7 +189,8 @@ def test_async_generators_that_are_dropped_are_closed(sim: Sim) -> None:
 
 def test_run_forever_and_stop(sim: Sim) -> None:
     """As asyncio: until `stop`; a stop before runs what is ready once."""
-    loop, log = sim.loop, []
+    loop = sim.loop
+    log: list[str] = []
     loop.call_later(3, loop.stop)
     loop.call_later(2, log.append, "two")
     loop.call_later(4, log.append, "four")
@@ -236,11 +237,11 @@ def test_executors_run_inline(sim: Sim) -> None:
         loop = asyncio.get_running_loop()
         loop.set_default_executor(object())  # type: ignore[arg-type]  # ignored
         assert await asyncio.to_thread(blocking, 2) == 2
-        both = await asyncio.gather(
+        both: Any = await asyncio.gather(
             loop.run_in_executor(None, blocking, 3),
             loop.run_in_executor(object(), blocking, 1),  # type: ignore[arg-type]
         )
-        assert both == [5, 3]
+        assert list(both) == [5, 3]
 
     sim.run(story)
 
@@ -310,10 +311,8 @@ def test_debug_mode_changes_no_digest() -> None:
 def test_another_loop_in_this_thread_is_told(sim: Sim) -> None:
     """Driving the simulation inside it would block it (issue 2, section 4)."""
 
-    class Other(asyncio.AbstractEventLoop):
-        pass
-
-    asyncio._set_running_loop(Other())
+    other: Any = object()
+    asyncio._set_running_loop(other)
     try:
         uses: list[Callable[[], Any]] = [
             lambda: sim.run(asyncio.sleep(1)),
@@ -329,9 +328,9 @@ def test_another_loop_in_this_thread_is_told(sim: Sim) -> None:
 
 def test_a_second_simulation_inside_one_is_told(sim: Sim) -> None:
     """One runs per thread at a time; an async block is told what to write."""
-    with pytest.raises(SimulationError, match=r"a simulation is active .*<Sim seed=0"):
-        with Sim(seed=2):
-            pass
+    active = r"a simulation is active .*<Sim seed=0"
+    with pytest.raises(SimulationError, match=active), Sim(seed=2):
+        pass
 
     async def story() -> None:
         with pytest.raises(SimulationError, match="use `with Sim"):
@@ -344,14 +343,15 @@ def test_a_second_simulation_inside_one_is_told(sim: Sim) -> None:
 def test_bad_options_are_told() -> None:
     """With what is known, and a guess (issue 2, section 4)."""
     make: Any = Sim
-    for options, told in (
+    wrong: tuple[tuple[dict[str, Any], str], ...] = (
         ({"policy": "radnom"}, "unknown policy 'radnom'; did you mean 'random'"),
         ({"scope": "hosts"}, "did you mean 'host'"),
         ({"trace": "all"}, r"known: protocol, steps, off"),
         ({"max_time": "5 s"}, "not a duration"),
         ({"stall_limit": float("nan")}, "must be finite"),
         ({"ambient": {"tme"}}, "unknown ambient part 'tme'"),
-    ):
+    )
+    for options, told in wrong:
         with pytest.raises(ValueError, match=told):
             make(**options)
     for options in ({"seed": "7"}, {"seed": True}, {"max_time": [1]}):

@@ -305,10 +305,10 @@ def test_tls_is_fenced_for_now() -> None:
                 sim.ports.network.connect(
                     asyncio.Protocol,
                     ("server", PORT),
-                    tls=object(),  # type: ignore[arg-type]
+                    tls=object(),  # type: ignore[arg-type]  # refused before it is looked at
                 ),
                 asyncio.open_connection("server", PORT, ssl=True),
-                asyncio.start_server(print, "", 9, ssl=object()),  # type: ignore[arg-type]
+                asyncio.start_server(print, "", 9, ssl=object()),
             ):
                 with pytest.raises(EscapeError, match=r"host 'test'.*TLS is not part"):
                     await call

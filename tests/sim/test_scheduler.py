@@ -307,7 +307,7 @@ def spin(loop: Any) -> None:
 
 def test_a_callback_that_reschedules_itself_is_a_livelock() -> None:
     """`LivelockError` names the callback; swallowing it still fails (check 9)."""
-    with pytest.raises(LivelockError), Sim(steps_per_instant=5_000) as sim:  # noqa: PT012
+    with pytest.raises(LivelockError), Sim(steps_per_instant=5_000) as sim:
         spin(sim.loop)
         with pytest.raises(LivelockError, match=r"test_scheduler\.py") as raised:
             sim.run(asyncio.sleep(1))

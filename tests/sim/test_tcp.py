@@ -93,7 +93,7 @@ def sim() -> Any:
     seed=st.integers(0, 99),
     policy=st.sampled_from(["fifo", "random"]),
 )
-@settings(deadline=None, max_examples=120, derandomize=True)
+@settings(deadline=None, max_examples=1_000, derandomize=True)
 def test_bytes_arrive_in_order_whatever_happens(
     writes: list[bytes],
     gaps: list[int],

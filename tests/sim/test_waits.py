@@ -139,7 +139,9 @@ def test_data_that_never_comes_names_the_connection() -> None:
             writer.close()
 
         sim.run(main)
-    assert "test/main-1 waits for data on connection test>server:7#1" in str(raised.value)
+    assert "test/main-1 waits for data on connection test>server:7#1" in str(
+        raised.value
+    )
 
 
 def test_the_reply_of_a_crashed_host_is_named_by_call() -> None:
@@ -148,9 +150,7 @@ def test_the_reply_of_a_crashed_host_is_named_by_call() -> None:
     class Exchange:
         def __init__(self, call: Call) -> None:
             self.call = call
-            self.reply: asyncio.Future[Any] = (
-                asyncio.get_running_loop().create_future()
-            )
+            self.reply: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
 
         async def result(self) -> Any:
             return await self.reply
@@ -199,6 +199,6 @@ def test_a_lock_held_by_a_crashed_host_is_told() -> None:
 
 def test_waiting_from_plain_code_is_a_deadlock_too() -> None:
     """A blocking wait in the test for a bare future names that it is one."""
-    with pytest.raises(DeadlockError, match="the future waited for is not done"):
-        with Sim() as sim:
-            sim.bridge.wait(sim.loop.create_future())
+    told = "the future waited for is not done"
+    with pytest.raises(DeadlockError, match=told), Sim() as sim:
+        sim.bridge.wait(sim.loop.create_future())
