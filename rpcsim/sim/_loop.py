@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import inspect
 import math
-import socket
 import sys
 import traceback
 import warnings
@@ -24,7 +23,8 @@ from rpcsim.sim._compat import (
     set_origin,
     set_running_loop,
 )
-from rpcsim.sim._fences import NO_TLS, Fences, caller_place
+from rpcsim.sim._fences import Fences, caller_place
+from rpcsim.sim._loop_net import LoopNet
 from rpcsim.sim._scheduler import Scheduler
 from rpcsim.sim._strand import in_background
 from rpcsim.sim._task import (
@@ -36,14 +36,13 @@ from rpcsim.sim._task import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Coroutine, Generator, Sequence
+    from collections.abc import Awaitable, Callable, Coroutine, Generator
     from contextvars import Context
 
     from rpcsim.sim._net import SimNet
     from rpcsim.sim._policy import Chooser
     from rpcsim.sim._scheduler import Limits
     from rpcsim.sim._sim import Sim
-    from rpcsim.sim._sockets import SimServer
     from rpcsim.sim._strand import Entry, Life
     from rpcsim.trace import Trace
 
@@ -83,15 +82,13 @@ def _step_type() -> type:
     return seen[0]
 
 
-_NO_SOCKETS: Final = "give host and port instead of a socket of the real machine"
-
 # What `call_soon` gets for the first and later steps of a task.
 _STEP: Final = _step_type()
 # ... and, by name, for its wake-ups.
 _WAKEUP: Final = "task_wakeup"
 
 
-class SimLoop(Fences, Scheduler, asyncio.AbstractEventLoop):  # type: ignore[misc]  # fences take anything
+class SimLoop(Fences, LoopNet, Scheduler, asyncio.AbstractEventLoop):  # type: ignore[misc]  # fences take anything
     """An event loop of its own: no selector, no self-pipe, no real clock.
 
     Args:
@@ -525,86 +522,6 @@ class SimLoop(Fences, Scheduler, asyncio.AbstractEventLoop):  # type: ignore[mis
             return made
 
         return checked
-
-    # -- network -----------------------------------------------------------------------
-
-    async def getaddrinfo(
-        self,
-        host: Any,
-        port: Any,
-        *,
-        family: int = 0,
-        type: int = 0,  # noqa: A002 - asyncio's name
-        proto: int = 0,
-        flags: int = 0,
-    ) -> list[Any]:
-        """Give the addresses of a host of the simulation; asks nobody else."""
-        name = host.decode() if isinstance(host, bytes) else host
-        number = int(port or 0)
-        found = self.net.addresses_of(name, self.life_of().host)
-        kind = type or socket.SOCK_STREAM
-        wire = socket.IPPROTO_UDP if kind == socket.SOCK_DGRAM else socket.IPPROTO_TCP
-        infos: list[Any] = []
-        for address in found:
-            if ":" in address:
-                place: Any = (address, number, 0, 0)
-                infos.append((socket.AF_INET6, kind, proto or wire, "", place))
-            else:
-                infos.append(
-                    (socket.AF_INET, kind, proto or wire, "", (address, number))
-                )
-        wanted = [info for info in infos if family in (0, info[0])]
-        if not wanted:
-            raise socket.gaierror(
-                socket.EAI_NONAME, f"host {name!r} has no address of that family"
-            )
-        return wanted
-
-    async def getnameinfo(self, sockaddr: Any, flags: int = 0) -> tuple[str, str]:
-        """Give host name and port of an address of the simulation."""
-        address, port = sockaddr[0], sockaddr[1]
-        return self.net.host_for(address, self.life_of().host).name, str(port)
-
-    async def create_connection(
-        self,
-        protocol_factory: Callable[[], Any],
-        host: str | None = None,
-        port: int | None = None,
-        *,
-        ssl: Any = None,
-        local_addr: tuple[str, int] | None = None,
-        **options: Any,
-    ) -> tuple[Any, Any]:
-        """Open a TCP connection on the simulated network."""
-        if ssl:
-            raise self.escape("create_connection(ssl=...)", NO_TLS)
-        if options.get("sock") is not None:
-            raise self.escape("create_connection(sock=...)", _NO_SOCKETS)
-        if host is None or port is None:
-            raise ValueError("create_connection needs a host and a port")
-        local_port = local_addr[1] if local_addr else None
-        end = await self.net.open(protocol_factory, host, int(port), local_port)
-        return end.transport, end.protocol
-
-    async def create_server(  # type: ignore[override]  # what we do not offer is refused
-        self,
-        protocol_factory: Callable[[], Any],
-        host: str | Sequence[str] | None = None,
-        port: int | None = None,
-        *,
-        ssl: Any = None,
-        start_serving: bool = True,
-        **options: Any,
-    ) -> SimServer:
-        """Accept TCP connections on the simulated network."""
-        if ssl:
-            raise self.escape("create_server(ssl=...)", NO_TLS)
-        if options.get("sock") is not None:
-            raise self.escape("create_server(sock=...)", _NO_SOCKETS)
-        hosts = [host] if host is None or isinstance(host, str) else list(host)
-        return await self.net.create_server(
-            protocol_factory, hosts, int(port or 0), start_serving=start_serving
-        )
 
     # -- blocking code -----------------------------------------------------------------
 
