@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from typing import TYPE_CHECKING, Any, Final
 
@@ -62,7 +63,8 @@ def _stop_hosts(sim: Sim) -> None:
         for host in reversed(sim.hosts):
             if host.state == "running":
                 await host.stop(GRACE)
-        await resources.aclose()
+        async with asyncio.timeout(GRACE):
+            await resources.aclose()
 
     task: SimTask = sim.test.inside(loop.make_task, stop())
     task.background = True

@@ -110,6 +110,9 @@ class SimHost:
         if self.state == "running":
             raise self._wrong_state("start", "crash or stop it first")
         loop = self._sim.loop
+        lost = self.start_failure()  # of the incarnation before
+        if lost is not None:
+            loop.keep_failure(lost, f"starting host {self.name}")
         self.life = Life(
             self.name, self.life.incarnation + 1, background=self._background
         )

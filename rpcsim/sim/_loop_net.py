@@ -90,7 +90,7 @@ class LoopNet:
         end = await self.net.open(protocol_factory, host, int(port), local_port)
         return end.transport, end.protocol
 
-    async def create_server(  # type: ignore[override]  # what we do not offer is refused
+    async def create_server(
         self,
         protocol_factory: Callable[[], Any],
         host: str | Sequence[str] | None = None,

@@ -315,8 +315,18 @@ class SimNet:
         host: str | None,
         port: int,
         local_port: int | None = None,
+        *,
+        coalesces: bool = False,
     ) -> Endpoint:
-        """Open a connection from the running host; the protocol has its transport."""
+        """Open a connection from the running host; the protocol has its transport.
+
+        Args:
+            factory: Makes the protocol.
+            host: Name or address of the target.
+            port: Its port.
+            local_port: Own port; `None` takes the next.
+            coalesces: Whether what one turn writes leaves as one piece.
+        """
         loop = self.loop
         life = loop.life_of()
         target = self.host_for(host, life.host)
@@ -335,6 +345,7 @@ class SimNet:
             near.lost = near.closing = True
             life.endpoints.pop(near.number, None)
             raise
+        near.coalesces = coalesces
         near.begin(factory())
         return near
 
@@ -371,9 +382,10 @@ class SimNet:
         port: int,
         *,
         start_serving: bool = True,
+        coalesces: bool = False,
     ) -> SimServer:
         """Give asyncio's server object over a listening port."""
-        server = SimServer(self, factory, hosts, port)
+        server = SimServer(self, factory, hosts, port, coalesces=coalesces)
         if start_serving:
             await server.start_serving()
         return server

@@ -154,7 +154,7 @@ class HostNetwork:
         """Open a connection."""
         self._check("connect", tls)
         host, port = address
-        opening = self._loop.net.open(protocol_factory, host, port)
+        opening = self._loop.net.open(protocol_factory, host, port, coalesces=True)
         if timeout is None:
             end = await opening
         else:
@@ -174,7 +174,7 @@ class HostNetwork:
         self._check("listen", tls)
         host, port = address
         net = self._loop.net
-        server = await net.create_server(protocol_factory, [host], port)
+        server = await net.create_server(protocol_factory, [host], port, coalesces=True)
         return SimListener(server)
 
     async def resolve(self, name: str) -> list[str]:

@@ -107,6 +107,9 @@ class Scheduler:
         self.strand: StrandLike = self.world_strand
         self.cause = -1
         self.pumping = False
+        # What is to be done at the end of the running turn, such as sending what it
+        # wrote; emptied by every turn.
+        self.turn_ends: Final[list[Callable[[], None]]] = []
         self._chooser = chooser
         # Whether anything was ever made under `sim.background()`.
         self.knows_background = False
@@ -240,6 +243,7 @@ class Scheduler:
         self.pumping = True
         self._foreground_ns = self.now_ns  # waiting begins now
         ready = self._ready
+        ends = self.turn_ends
         chooser = self._chooser
         trace = self.trace
         record = trace.raw.append if trace.level == "steps" else None
@@ -297,6 +301,10 @@ class Scheduler:
                         (self.now_ns, "step", life.host, strand.label, self.cause, ())
                     )
                 fn(*args)
+                if ends:
+                    for end in ends:
+                        end()
+                    ends.clear()
             return True
         finally:
             self.steps = steps

@@ -64,8 +64,11 @@ class SimServer(asyncio.AbstractServer):
         factory: Callable[[], Any],
         hosts: Sequence[str | None],
         port: int,
+        *,
+        coalesces: bool = False,
     ) -> None:
         self._net = net
+        self._coalesces = coalesces
         self._factory = factory
         self._hosts = hosts
         self._port = port
@@ -106,6 +109,7 @@ class SimServer(asyncio.AbstractServer):
     def _accept(self, end: Endpoint) -> None:
         self._open[end.number] = end
         end.on_lost = self._lost
+        end.coalesces = self._coalesces
         loop = self._net.loop
         try:
             protocol = end.context.run(self._factory)

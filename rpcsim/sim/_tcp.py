@@ -203,8 +203,11 @@ class Endpoint:
         "_made",
         "accept",
         "closing",
+        "coalesces",
         "context",
         "eof_sent",
+        "held",
+        "held_bytes",
         "high",
         "label",
         "life",
@@ -257,6 +260,10 @@ class Endpoint:
         self.closing = False
         self.lost = False
         self.eof_sent = False
+        # Whether what one turn writes leaves as one piece, as on the real side.
+        self.coalesces = False
+        self.held: list[bytes] = []
+        self.held_bytes = 0
         self.high = HIGH_WATER
         self.low = HIGH_WATER // 4
         life.endpoints[self.number] = self
@@ -376,6 +383,7 @@ class Endpoint:
         if self.closing or self.lost:
             return
         self.closing = True
+        self.flush()
         if self.unread:
             self._inbox.clear()
             self.send_reset()
@@ -392,6 +400,7 @@ class Endpoint:
             return
         self.closing = True
         self._inbox.clear()
+        self.held.clear()
         if hasattr(self, "out"):  # else the handshake is not over
             if reset:
                 self.send_reset()
@@ -414,11 +423,23 @@ class Endpoint:
 
     def buffered(self) -> int:
         """Bytes the system has not taken: what is beyond its send buffer."""
-        return max(0, self.out.buffered - SEND_BUFFER)
+        held = self.held_bytes if self.held else 0
+        return max(0, self.out.buffered + held - SEND_BUFFER)
 
     def write(self, data: bytes) -> None:
         """Send bytes."""
         loop = self.net.loop
+        if self.coalesces and loop.pumping:
+            held = self.held
+            held.append(data)
+            if len(held) == 1:
+                loop.turn_ends.append(self.flush)
+                self.held_bytes = len(data)
+                return
+            self.held_bytes += len(data)
+            if self.held_bytes > HIGH_WATER:
+                self.flush()  # so that the writer sees the buffer fill
+            return
         trace = loop.trace
         if trace.level != "off":
             # As `self.trace`, spelled out: every byte of a run passes here.
@@ -432,6 +453,19 @@ class Endpoint:
         out.send(data)
         if out.buffered:
             self.maybe_pause()
+
+    def flush(self) -> None:
+        """Send what the turn wrote, as one piece."""
+        held = self.held
+        if not held:
+            return
+        data = held[0] if len(held) == 1 else b"".join(held)
+        held.clear()
+        if self.lost or self.life.dead:
+            return
+        self.coalesces = False
+        self.write(data)
+        self.coalesces = True
 
     def maybe_pause(self) -> None:
         """Have the protocol write no more when too much waits."""
@@ -504,6 +538,7 @@ class SimTransport(asyncio.Transport):
         """Close our direction after the last byte."""
         end = self._end
         if not end.eof_sent and not end.closing:
+            end.flush()
             end.eof_sent = True
             end.out.send(FIN)
 

@@ -304,7 +304,7 @@ def test_runs_leave_no_objects_and_no_patched_name() -> None:
 def test_a_run_is_freed_when_its_owner_lets_go() -> None:
     """No register of the process keeps a simulation, its loop or its tasks."""
     sim = conversation()
-    gone = [weakref.ref(sim.loop), weakref.ref(sim.net)]
+    gone: list[weakref.ref[Any]] = [weakref.ref(sim.loop), weakref.ref(sim.net)]
     del sim
     gc.collect()
     assert [ref() for ref in gone] == [None, None]
