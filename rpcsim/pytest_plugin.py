@@ -19,15 +19,16 @@ import os
 import shlex
 import sys
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NoReturn, cast
 
 import pytest
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator, Mapping, Sequence
 
-    from rpcsim.harness import World
-    from rpcsim.ports import Clock, Mode, Net
+    from rpcsim.harness import SimWorld, World
+    from rpcsim.ports import Mode, Net
+    from rpcsim.sim import SimClock
     from rpcsim.trace import Trace
 
 # Helpers hide their frames from pytest: none of them helps a reader.
@@ -248,9 +249,9 @@ def rpcsim_seed(_rpcsim_run: _Run) -> int:
 @pytest.fixture
 def rpcsim_sim(
     _rpcsim_run: _Run, rpcsim_defaults: Mapping[str, Mapping[str, Any]]
-) -> World:
+) -> SimWorld:
     """A simulated `World` of this test; closed and checked at its end."""
-    return _rpcsim_run.open("sim", rpcsim_defaults)
+    return cast("SimWorld", _rpcsim_run.open("sim", rpcsim_defaults))
 
 
 @pytest.fixture
@@ -264,13 +265,13 @@ def rpcsim_world(
 
 
 @pytest.fixture
-def rpcsim_clock(rpcsim_sim: World) -> Clock:
+def rpcsim_clock(rpcsim_sim: SimWorld) -> SimClock:
     """The clock of `sim`."""
     return rpcsim_sim.clock
 
 
 @pytest.fixture
-def rpcsim_net(rpcsim_sim: World) -> Net:
+def rpcsim_net(rpcsim_sim: SimWorld) -> Net:
     """The network of `sim`."""
     return rpcsim_sim.net
 
@@ -291,7 +292,7 @@ def _rpcsim_run(request: pytest.FixtureRequest) -> Iterator[_Run]:
 
 
 @pytest.fixture
-def sim(rpcsim_sim: World) -> World:
+def sim(rpcsim_sim: SimWorld) -> SimWorld:
     """A simulated `World` of this test; closed and checked at its end."""
     return rpcsim_sim
 
@@ -321,7 +322,7 @@ def rpc_trace(rpcsim_trace: Trace) -> Trace:
 
 
 @pytest.fixture
-def sim_clock(rpcsim_clock: Clock) -> Clock:
+def sim_clock(rpcsim_clock: SimClock) -> SimClock:
     """The clock of `sim`."""
     return rpcsim_clock
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import traceback
@@ -199,6 +200,9 @@ def main(argv: list[str] | None = None) -> NoReturn:
         argv: Arguments in place of the process's own.
     """
     arguments = sys.argv[1:] if argv is None else argv
+    if "--debug" not in arguments:
+        # Agents log what faults do to them; the timeline tells it better.
+        logging.getLogger("rpcsim").addHandler(logging.NullHandler())
     verb = next((item for item in arguments if not item.startswith("-")), "")
     try:
         code = _dispatch(arguments, verb)
@@ -213,23 +217,23 @@ def _dispatch(arguments: list[str], verb: str) -> int:
     debug = "--debug" in arguments
     output = Output(json="--json" in arguments)
     try:
-        return int(app(arguments, prog_name="rpcsim", standalone_mode=False) or 0)
+        code = int(app(arguments, prog_name="rpcsim", standalone_mode=False) or 0)
     except CliError as error:
         return _fail(output, verb, error)
     except _Usage as error:
         return _fail(output, verb, _usage_error(error, verb))
     except (typer.Abort, KeyboardInterrupt):
-        return _fail(
-            output,
-            verb,
-            CliError("interrupted", "nothing was left", exit=Exit.INTERRUPTED),
-        )
+        code = int(Exit.INTERRUPTED)
     except ClosedPipe:
         raise
     except Exception as error:
         if debug:
             raise
         return _fail(output, verb, _unforeseen(error))
+    if code == Exit.INTERRUPTED:  # typer takes most interrupts for exits of ours
+        stopped = CliError("interrupted", "run it again", exit=Exit.INTERRUPTED)
+        return _fail(output, verb, stopped)
+    return code
 
 
 def _fail(output: Output, verb: str, error: CliError) -> int:

@@ -48,7 +48,7 @@ class ClosedPipe(Exception):
 
 def _write(stream: TextIO, text: str) -> None:
     try:
-        print(text, file=stream, flush=True)  # noqa: T201 - this is the command line
+        print(text, file=stream, flush=True)
     except BrokenPipeError:
         raise ClosedPipe from None
 

@@ -94,7 +94,14 @@ def _run_one(
             output.note(f"{name}: warning: {warning}")
         result = scenario.run(mode=mode, seed=seed)
     except ScenarioError as error:
-        output.problem(str(error) if error.problems else f"{name}: {error}")
+        if error.problems:
+            output.problem(str(error))
+            count = len(error.problems)
+            told = f"{name} has {count} problem{'s' if count > 1 else ''}"
+            step = f"correct the file, then try: rpcsim validate {name}"
+            output.problem(CliError(told, step).line("run"))
+        else:
+            output.problem(CliError(f"{name}: {error}").line("run"))
         problems = problems_of(error) or [{"message": str(error)}]
         return _Done(name, "error", Exit.USAGE, problems=tuple(problems))
     return _Done(name, result.verdict, _CODES[result.verdict], scenario, result)

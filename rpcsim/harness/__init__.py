@@ -21,7 +21,7 @@ from rpcsim.harness._plan import (
 from rpcsim.harness._result import RunResult, StepOutcome, Verdict
 from rpcsim.harness._runner import run_plan
 from rpcsim.harness._steps import StepContext
-from rpcsim.harness._world import World
+from rpcsim.harness._world import SimWorld, World
 
 __all__ = [
     "CheckPlan",
@@ -32,6 +32,7 @@ __all__ = [
     "Plan",
     "PlanLimits",
     "RunResult",
+    "SimWorld",
     "StepContext",
     "StepOutcome",
     "StepPlan",

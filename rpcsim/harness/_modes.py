@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from typing import Any
 
-from rpcsim.harness._world import World
+from rpcsim.harness._world import SimWorld, World
 from rpcsim.real import Runtime
 from rpcsim.sim import Sim
 
@@ -15,7 +15,7 @@ __all__ = ["derive_seed", "simulate", "world"]
 MAX_STEPS = 10_000_000
 
 
-def simulate(*, seed: int = 0, **options: Any) -> World:
+def simulate(*, seed: int = 0, **options: Any) -> SimWorld:
     """Make a simulated world, for a `with` block.
 
     Args:
@@ -23,7 +23,7 @@ def simulate(*, seed: int = 0, **options: Any) -> World:
         **options: Options of `rpcsim.Sim`: `policy`, `trace`, `max_time`, ...
     """
     options.setdefault("max_steps", MAX_STEPS)
-    return World(Sim(seed=seed, **options))
+    return SimWorld(Sim(seed=seed, **options))
 
 
 def world(mode: str = "sim", *, seed: int = 0, **options: Any) -> World:

@@ -98,9 +98,11 @@ class _Run:
         machine.services.update(plan.services)
         for host in plan.hosts:
             clients = [c for c in plan.clients if c.host == host.name]
-            machine.host(
+            made = machine.host(
                 host.name, self._software(host, clients), background=host.background
             )
+            # One after the other, so that nobody looks for what is not there yet.
+            machine.run(self._wait_host(made, START_SECONDS))
         for link in plan.links:
             machine.net.link(link.a, link.b, both=link.both, latency=link.latency)
         machine.run(self._main)
@@ -120,7 +122,6 @@ class _Run:
     # -- the fault phase -----------------------------------------------------------------
 
     async def _main(self) -> None:
-        await self._wait_hosts(START_SECONDS)
         story, limit = self._story, self._plan.limits.run_ns
         story.begin()
         drivers = [
@@ -131,9 +132,10 @@ class _Run:
             async with asyncio.timeout(limit / NANOS):
                 await story.wait_ended()
         except TimeoutError:
+            left = ", ".join(story.give_up()) or "none was running"
             self._limits.append(
-                f"clients had not ended after {duration_text(limit)}; raise "
-                "limits.sim_time if that is not enough"
+                f"clients had not ended after {duration_text(limit)} (open steps: "
+                f"{left}); raise limits.sim_time if that is not enough"
             )
         for driver in drivers:
             driver.cancel()
@@ -144,20 +146,22 @@ class _Run:
 
     async def _wait_hosts(self, seconds: float) -> None:
         for host in self._machine.hosts:
-            if host.state != "running":
-                continue
-            try:
-                async with asyncio.timeout(seconds):
-                    await host.wait_started()
-            except TimeoutError:
-                self._problems.append(
-                    f"host {host.name!r} had not started after {seconds:g} s; does its "
-                    "software wait for something that is not there?"
-                )
-            except Exception as error:  # noqa: BLE001 - whatever the host's software raises
-                self._problems.append(
-                    f"host {host.name!r} did not start: {type(error).__name__}: {error}"
-                )
+            if host.state == "running":
+                await self._wait_host(host, seconds)
+
+    async def _wait_host(self, host: Host, seconds: float) -> None:
+        try:
+            async with asyncio.timeout(seconds):
+                await host.wait_started()
+        except TimeoutError:
+            self._problems.append(
+                f"host {host.name!r} had not started after {seconds:g} s; does its "
+                "software wait for something that is not there?"
+            )
+        except Exception as error:  # noqa: BLE001 - whatever the host's software raises
+            self._problems.append(
+                f"host {host.name!r} did not start: {type(error).__name__}: {error}"
+            )
 
     async def _drive_fault(self, fault: FaultPlan) -> None:
         clock = self._machine.clock
@@ -219,18 +223,17 @@ class _Run:
         await self._wait_hosts(self._plan.limits.settle_ns / NANOS)
 
     def _settle(self) -> None:
-        limit = self._story.now_ns() + self._plan.limits.settle_ns
-        idle = getattr(self._machine.clock, "run_until", None)
-        if idle is not None:
-            loop: Any = self._machine.loop  # type: ignore[attr-defined]  # the simulated clock comes with its loop
-            idle(
-                lambda: (
-                    (loop.idle() and not self._story.busy())
-                    or self._story.now_ns() >= limit
-                )
+        settle_ns = self._plan.limits.settle_ns
+        limit = self._story.now_ns() + settle_ns
+        machine: Any = self._machine
+        if machine.mode == "sim":
+            # Only the simulated loop knows whether anything is left to do.
+            machine.pump(
+                lambda: machine.loop.idle() and not self._story.busy(),
+                deadline_ns=machine.clock.now_ns() + settle_ns,
             )
         else:
-            self._machine.run(lambda: self._quiet(limit))
+            machine.run(self._quiet(limit))
         for ident in self._story.close_open():
             self._limits.append(f"step {ident} had no outcome when the run ended")
 

@@ -97,6 +97,7 @@ class Story:
     _calls: dict[str, str] = field(default_factory=dict)
     # Request to the host that executes it; "" while it is on its way.
     _pending: dict[str, str] = field(default_factory=dict)
+    _tasks: list[asyncio.Task[Any]] = field(default_factory=list)
     _wake: Callable[[Callable[[], None]], object] = field(default=lambda fn: fn())
 
     def __post_init__(self) -> None:
@@ -137,6 +138,13 @@ class Story:
                 )
                 self._settle(ident, client.name, began, error=error, system="?")
             self._ended[client.name].set()
+
+    def give_up(self) -> list[str]:
+        """End all clients where they are; gives the ids of their open steps."""
+        left = self.close_open()
+        for task in self._tasks:
+            task.cancel()
+        return left
 
     def close_open(self) -> list[str]:
         """Give every step that is still open the outcome `maybe`; gives their ids."""
@@ -199,10 +207,13 @@ class Story:
             self._pending[ident] = record.host
         elif record.kind in ("call.exec_end", "call.discarded"):
             self._pending.pop(ident, None)
-        elif record.kind == "call.outcome" and self._pending.get(ident) == "":
+        elif (
+            record.kind == "call.outcome"
+            and self._pending.get(ident) == ""
             # Fire and forget ends at once, with the request still on its way.
-            if record.get("error") or record.get("outcome") != "maybe":
-                del self._pending[ident]
+            and (record.get("error") or record.get("outcome") != "maybe")
+        ):
+            del self._pending[ident]
 
     def _mark(self, step: str, phase: str) -> asyncio.Event:
         return self._marks.setdefault((step, phase), asyncio.Event())
@@ -212,6 +223,9 @@ class Story:
     async def run_client(self, client: ClientPlan) -> None:
         """Do all steps of a client, on the host whose context this runs in."""
         ports = current()
+        task = asyncio.current_task()
+        assert task is not None  # a coroutine runs in a task
+        self._tasks.append(task)
         await self._begun.wait()
         await self._until(ports, client.start_ns)
         behind = [

@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from rpcsim.ports import (
-        Clock,
         Duration,
         Host,
         Inexact,
@@ -22,10 +21,12 @@ if TYPE_CHECKING:
         Mode,
         Net,
         Ports,
+        WorldClock,
     )
+    from rpcsim.sim import Sim, SimClock
     from rpcsim.trace import Trace
 
-__all__ = ["World"]
+__all__ = ["SimWorld", "World"]
 
 DEFAULT_BROKER = "broker"
 
@@ -91,7 +92,7 @@ class World:
         return self.machine.net
 
     @property
-    def clock(self) -> Clock:
+    def clock(self) -> WorldClock:
         """The clock, as host `test` sees it."""
         return self.machine.clock
 
@@ -219,3 +220,14 @@ class World:
             lambda: AgentServer(id, *plugins, broker=url, **options),
             background=True,
         )
+
+
+class SimWorld(World):
+    """A simulated world: its clock can be moved by hand, its machine is a `Sim`."""
+
+    machine: Sim
+
+    @property
+    def clock(self) -> SimClock:
+        """The simulated clock; `advance`, `advance_to` and `run_until` move it."""
+        return self.machine.clock

@@ -26,7 +26,7 @@ from rpcsim.ports._calls import (
     Started,
     activations,
 )
-from rpcsim.ports._clock import Clock, Timer
+from rpcsim.ports._clock import Clock, Timer, WorldClock
 from rpcsim.ports._durations import NANOS, Duration, duration_text, to_ns
 from rpcsim.ports._entropy import Entropy, Stream
 from rpcsim.ports._machine import Fault, Host, Inexact, Machine, Main, Mode, Net
@@ -95,6 +95,7 @@ __all__ = [
     "TraceSink",
     "Transport",
     "Worker",
+    "WorldClock",
     "activations",
     "current",
     "current_or_none",

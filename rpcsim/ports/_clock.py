@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
     from rpcsim.ports._durations import Duration
 
-__all__ = ["Clock", "Timer"]
+__all__ = ["Clock", "Timer", "WorldClock"]
 
 
 class Timer(Protocol):
@@ -55,3 +55,11 @@ class Clock(Protocol):
         self, delay: Duration, fn: Callable[[Any], object], arg: Any = None
     ) -> Timer:
         """Call `fn(arg)` after a delay."""
+
+
+class WorldClock(Clock, Protocol):
+    """The clock of a whole run, which also knows when the run began."""
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since the run began, in the run's own time."""

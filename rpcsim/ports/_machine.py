@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from rpcsim.ports._bridge import Bridge
-    from rpcsim.ports._clock import Clock
+    from rpcsim.ports._clock import WorldClock
     from rpcsim.ports._durations import Duration
     from rpcsim.ports._entropy import Entropy
     from rpcsim.ports._runtime import Ports
@@ -134,7 +134,7 @@ class Machine(Protocol):
         """What all draws derive from."""
 
     @property
-    def clock(self) -> Clock:
+    def clock(self) -> WorldClock:
         """The world's clock, as host `test` sees it."""
 
     @property

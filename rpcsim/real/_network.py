@@ -243,13 +243,14 @@ class RealNetwork:
     async def _publish(self, listener: RealListener, real: Address) -> None:
         engine = self._engine
         place = listener.addresses[0]
-        if real != place:
-            engine.directory.routes[place] = real
-        engine.directory.listeners[place] = listener
         if engine.net.faults:
             proxy = await engine.net.open_proxy(self._home.host, place, real)
             listener.servers.append(proxy)
             engine.directory.routes[place] = proxy.sockets[0].getsockname()[:2]
+        elif real != place:
+            engine.directory.routes[place] = real
+        # Last: whoever finds it listening goes through its proxy, never around it.
+        engine.directory.listeners[place] = listener
         engine.net.changed()
 
     def _bind(self, place: Address) -> list[socket.socket]:

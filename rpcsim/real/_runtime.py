@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from typing import TYPE_CHECKING, Any, Final, Literal, Self
+from typing import TYPE_CHECKING, Any, Final, Literal, Self, cast
 
 from rpcsim.errors import HostStateError, SimulationError, UnhandledErrors
 from rpcsim.ports import NANOS, enter, leave, to_ns
@@ -22,12 +22,12 @@ if TYPE_CHECKING:
 
     from rpcsim.ports import (
         Bridge,
-        Clock,
         Duration,
         Entropy,
         Inexact,
         Main,
         Ports,
+        WorldClock,
     )
     from rpcsim.real._net import RealNet
     from rpcsim.trace import Level, Trace
@@ -102,9 +102,9 @@ class Runtime:
         return self._engine.test.ports
 
     @property
-    def clock(self) -> Clock:
+    def clock(self) -> WorldClock:
         """The system's clocks."""
-        return self.ports.clock
+        return cast("WorldClock", self.ports.clock)
 
     @property
     def entropy(self) -> Entropy:

@@ -73,10 +73,8 @@ def agents_of(scenario: Scenario) -> dict[str, str]:
     """Give agent id to host name."""
     found: dict[str, str] = {}
     for name, host in scenario.topology.hosts.items():
-        if (
-            isinstance(host, AgentHost)
-            or isinstance(host, CustomHost)
-            and "agent" in host.speaks
+        if isinstance(host, AgentHost) or (
+            isinstance(host, CustomHost) and "agent" in host.speaks
         ):
             found.setdefault(host.id or name, name)
     return found

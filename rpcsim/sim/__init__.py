@@ -7,7 +7,8 @@ protocol or a family; the core meets it through `rpcsim.ports` only. Read `_sim.
 first, then `_scheduler.py`.
 """
 
+from rpcsim.sim._clock import SimClock
 from rpcsim.sim._links import Constant, Uniform
 from rpcsim.sim._sim import Sim
 
-__all__ = ["Constant", "Sim", "Uniform"]
+__all__ = ["Constant", "Sim", "SimClock", "Uniform"]

@@ -12,10 +12,10 @@ if TYPE_CHECKING:
 
     from rpcsim.sim._sim import Sim
 
-__all__ = ["WorldClock"]
+__all__ = ["SimClock"]
 
 
-class WorldClock(HostClock):
+class SimClock(HostClock):
     """Simulated time of the world; a test may move it by hand."""
 
     __slots__ = ("_sim",)

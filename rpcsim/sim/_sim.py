@@ -20,7 +20,7 @@ from rpcsim.errors import (
 )
 from rpcsim.ports import Duration, Inexact, Main, duration_text, enter, leave, to_ns
 from rpcsim.sim._ambient import Ambient, outside, real_time, stepping, thread_id
-from rpcsim.sim._clock import WorldClock
+from rpcsim.sim._clock import SimClock
 from rpcsim.sim._compat import get_running_loop_or_none, ordered_task_sets
 from rpcsim.sim._end import end_of_run, tell_leftovers
 from rpcsim.sim._host import SimHost
@@ -122,7 +122,7 @@ class Sim:
         self.loop.per_host = scope == "host"
         if wall_start.tzinfo is None:
             wall_start = wall_start.replace(tzinfo=UTC)
-        self.clock: Final = WorldClock(self, round(wall_start.timestamp() * 10**9))
+        self.clock: Final = SimClock(self, round(wall_start.timestamp() * 10**9))
         self.services: Final[dict[str, str]] = {}
         self.net: Final = SimNet(self, self.loop)
         self.loop.net = self.net

@@ -254,6 +254,20 @@ def test_a_closed_pipe_ends_quietly() -> None:
     assert err == b""
 
 
+def test_ctrl_c_is_one_line_and_130(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No traceback; the run's world is closed on the way out."""
+
+    def interrupted(*_args: object, **_options: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("rpcsim.cli._run.load", interrupted)
+    code, out, err = cli(capsys, "run", CRASH)
+    assert (code, out) == (130, "")
+    assert err == "rpcsim run: interrupted; run it again\n"
+
+
 def test_help_imports_nothing_heavy() -> None:
     """Verbs load their rooms when they run, so help answers at once."""
     code = (

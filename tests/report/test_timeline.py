@@ -30,7 +30,7 @@ def test_a_crash_is_told_as_a_story() -> None:
     assert places == sorted(places)
     assert all(len(line) <= 100 for line in lines)
     assert "conn.data" not in told
-    assert "0.0000  office  → ann calls Dog.walk" in told
+    assert "   0.0000  mq      ■ starts" in told
 
 
 def test_nested_calls_are_told_at_the_host_that_makes_them() -> None:

@@ -123,7 +123,7 @@ def test_the_wall_clock_starts_where_told() -> None:
         assert sim.clock.now() == datetime(2024, 3, 2, tzinfo=UTC)
         assert sim.run(time.time) == sim.clock.now().timestamp()
         assert sim.clock.now(None).utcoffset() is not None
-        assert repr(sim.clock) == "<WorldClock at 129600 s>"
+        assert repr(sim.clock) == "<SimClock at 129600 s>"
 
 
 def test_arguments_pass_through() -> None:
