@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from rpcsim.agents import AgentServer
 from rpcsim.errors import HostStateError
-from rpcsim.fakes import BrokerServer
+from rpcsim.fakes import BrokerMemory, BrokerServer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, MutableMapping, Sequence
@@ -179,12 +179,15 @@ class World:
     def broker(self, host: str = DEFAULT_BROKER, **options: Any) -> Host:
         """Start a message broker; agents and proxies of the world use the first one.
 
+        What it confirmed survives a crash and restart of its host.
+
         Args:
             host: Name of the host it runs on.
             **options: Limits and port of `rpcsim.fakes.BrokerServer`.
         """
         port = options.get("port", BrokerServer.DEFAULT_PORT)
         self.services.setdefault("broker", f"rpcsim://{host}:{port}")
+        options.setdefault("memory", BrokerMemory())
         return self.host(host, lambda: BrokerServer(**options), background=True)
 
     def agent(
