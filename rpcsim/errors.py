@@ -155,7 +155,29 @@ class HostStateError(SimulationError):
 
 
 class ReplayError(SimulationError):
-    """A replay asked for another choice than the one recorded."""
+    """A replay asked for another choice than the one recorded.
+
+    Attributes:
+        stream: Label of the stream the choice belongs to.
+        index: Number of the choice in its stream, from 0.
+        recorded: How many alternatives it had when recorded; `None` if unknown.
+        found: How many it has now.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        stream: str = "",
+        index: int = -1,
+        recorded: int | None = None,
+        found: int | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.stream = stream
+        self.index = index
+        self.recorded = recorded
+        self.found = found
 
 
 class NondeterminismError(SimulationError):

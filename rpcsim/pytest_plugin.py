@@ -16,7 +16,6 @@ from __future__ import annotations
 import functools
 import inspect
 import os
-import shlex
 import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, NoReturn, cast
@@ -26,7 +25,7 @@ import pytest
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator, Mapping, Sequence
 
-    from rpcsim.harness import SimWorld, World
+    from rpcsim.harness import Case, SimWorld, World
     from rpcsim.ports import Mode, Net
     from rpcsim.sim import SimClock
     from rpcsim.trace import Trace
@@ -54,14 +53,7 @@ WORLDS: Final = frozenset(
 )
 DEFAULTED: Final = ("sim", "rpc_world")
 REPRO: Final = "rpcsim repro"
-# Titles of what is told of a world, and how its lines begin.
-STATE: Final = (
-    ("pending timers", "timer "),
-    ("listeners", "listener "),
-    ("open connections", "connection "),
-)
 LAST: Final = "rpcsim/seed"  # where pytest's cache keeps the base seed
-NEWEST: Final = 20  # records told of a failure
 SEED_BITS: Final = 32  # enough for a session, short enough to be typed
 
 
@@ -124,9 +116,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Read the options, draw the base seed if need be, and hand it to xdist."""
-    mode, _ = _asked(config, "mode")
+    mode, place = _asked(config, "mode")
     if mode not in ("", *MODES):
-        raise pytest.UsageError(f"rpcsim: the mode is sim, real or both, not {mode!r}")
+        raise pytest.UsageError(f"rpcsim: {place} is sim, real or both, not {mode!r}")
     seed, place = _asked(config, "seed")
     given = bool(mode or seed)
     worker = getattr(config, "workerinput", None)
@@ -243,7 +235,7 @@ def _mode_of(request: pytest.FixtureRequest) -> Mode:
 @pytest.fixture
 def rpcsim_seed(_rpcsim_run: _Run) -> int:
     """The seed of this test: derived from the base seed and the node id."""
-    return _rpcsim_run.seed
+    return _rpcsim_run.case.seed
 
 
 @pytest.fixture
@@ -370,40 +362,34 @@ class _Run:
 
     Attributes:
         item: The test.
-        name: Its node id without the mode, and without what xdist appends.
-        asked: The mode of this run, whatever its world's is.
-        mode: Of its world; the one asked for while there is none.
-        seed: What every draw of the test derives from.
-        world: The one world of the test, once a fixture asked for it.
+        case: Its name, seed and world.
         error: What ended set-up or the test, if anything did.
     """
 
     def __init__(self, item: pytest.Item) -> None:
-        from rpcsim.harness import derive_seed
+        from rpcsim.harness import Case
 
         settings = item.config.stash[_SETTINGS]
-        self.item: Final = item
-        self.name = f"{item.parent.nodeid}::{item.name}" if item.parent else item.nodeid
-        self.asked: Mode = "real" if settings.mode == "real" else "sim"
+        # Without what xdist appends to the node id.
+        name = f"{item.parent.nodeid}::{item.name}" if item.parent else item.nodeid
+        mode: Mode = "real" if settings.mode == "real" else "sim"
         params: Mapping[str, Any] = getattr(
             getattr(item, "callspec", None), "params", {}
         )
         for fixture in MODE_FIXTURES:
             if fixture in params:
-                self.asked = params[fixture]
+                mode = params[fixture]
                 if _by_mode(item):
-                    self.name = _without_mode(self.name, self.asked)
+                    name = _without_mode(name, mode)
                 break
-        self.mode = self.asked
-        self.base: Final = settings.base
-        self.seed: Final = derive_seed(self.base, self.name)
-        self.world: World | None = None
+        self.item: Final = item
+        self.case: Final[Case] = Case(name, settings.base, mode)
         self.error: BaseException | None = None
         self._test: Any = getattr(item, "obj", None)
         self._runtest = item.runtest
         self._skipped = False
-        self._note("rpcsim_seed", self.seed)
-        self._note("rpcsim_mode", self.mode)
+        self._note("rpcsim_seed", self.case.seed)
+        self._note("rpcsim_mode", self.case.mode)
 
     def _note(self, name: str, value: object) -> None:
         """Set a property of the test's reports; a rerun replaces it."""
@@ -414,27 +400,25 @@ class _Run:
 
     def open(self, mode: Mode, defaults: Mapping[str, Mapping[str, Any]]) -> World:
         """Give the test's world; the first fixture that asks makes it."""
-        if self.world is not None:
-            if self.world.mode != mode:
+        case = self.case
+        if case.world is not None:
+            if case.world.mode != mode:
                 _fail(
-                    f"rpcsim: {self.name} takes `sim`, which is always simulated, and "
+                    f"rpcsim: {case.name} takes `sim`, which is always simulated, and "
                     "`rpc_world`, which is real in this run: one test has one world. "
                     "Take one of them, or run it with --rpcsim-mode=sim"
                 )
-            return self.world
+            return case.world
         self._check_test()
-        world = self._make(mode, defaults)
-        world.__enter__()
-        self.world = world
+        world = case.open(mode, self._options(mode, defaults))
         self.item.runtest = self.runtest  # type: ignore[method-assign]  # of this item
-        self.mode = mode
         self._note("rpcsim_mode", mode)
         self._note("rpcsim_seed", world.seed)
         return world
 
-    def _make(self, mode: Mode, defaults: Mapping[str, Mapping[str, Any]]) -> World:
-        from rpcsim.harness import world
-
+    def _options(
+        self, mode: Mode, defaults: Mapping[str, Mapping[str, Any]]
+    ) -> dict[str, Any]:
         unknown = [name for name in defaults if name not in DEFAULTED]
         if unknown:
             _fail(
@@ -446,16 +430,16 @@ class _Run:
             options |= defaults.get("sim", {})
         if "rpcsim_world" in getattr(self.item, "fixturenames", ()):
             options |= defaults.get("rpc_world", {})
-        return world(mode, **{"seed": self.seed, **options})
+        return options
 
     def _check_test(self) -> None:
         """Stop what would not do what it says, before there is a world."""
         told = None
         if getattr(self._test, "is_hypothesis_test", False):
-            told = _given_text(self.name, self._test)
+            told = _given_text(self.case.name, self._test)
         elif (claimed_by := self._claimed(self._test)) is not None:
             told = (
-                f"rpcsim: the async test {self.name} takes a world of rpcsim and should "
+                f"rpcsim: the async test {self.case.name} takes a world of rpcsim and should "
                 f"run on that world's loop, but {claimed_by} runs it on its own; take "
                 "away its marker, or the world"
             )
@@ -489,20 +473,22 @@ class _Run:
         It stands in for the item's own `runtest`, so that tests without a world are
         called without a frame of ours.
         """
-        item, world = self.item, self.world
-        assert world is not None
+        item, case = self.item, self.case
+        assert case.world is not None  # this method stands in once there is one
         try:
             if inspect.iscoroutinefunction(self._test):
-                self._run_async(item, world)
+                self._run_async(item, case.world)
             else:
                 self._runtest()
         except (Exception, pytest.fail.Exception) as error:
-            self._note_failures(world, error)
+            case.note_failures(error)
             raise
-        failures = _failures(world)
+        failures = case.take_failures()
         if failures:
             from rpcsim.errors import UnhandledErrors
 
+            # The one frame there is: pytest complains if all are hidden.
+            __tracebackhide__ = _shown
             raise UnhandledErrors("failures in the run that nobody took", failures)
 
     def _run_async(self, item: Any, world: World) -> None:
@@ -525,48 +511,34 @@ class _Run:
             item.obj = before
         if not ran:
             _fail(
-                f"rpcsim: the async test {self.name} takes a world of rpcsim, but "
+                f"rpcsim: the async test {self.case.name} takes a world of rpcsim, but "
                 "another plugin ran it in its own way; take away that plugin's marker, "
                 "or the world"
             )
-
-    def _note_failures(self, world: World, error: BaseException) -> None:
-        for failure in _failures(world):
-            error.add_note(f"also, in the run: {type(failure).__name__}: {failure}")
 
     # -- the end -----------------------------------------------------------------------
 
     def close(self) -> None:
         """End the world; what it kept or the test left behind is an error here."""
-        world, error = self.world, self.error
-        if world is None:
+        case = self.case
+        if case.world is None:
             return
+        from rpcsim.report import left_text
+
         self.item.runtest = self._runtest  # type: ignore[method-assign]  # as above
-        self._note("rpcsim_sim_seconds", _elapsed(world))
-        known = len(getattr(error, "__notes__", ()))
+        self._note("rpcsim_sim_seconds", case.elapsed)
         try:
-            if error is None:
-                world.__exit__(None, None, None)
-            else:
-                world.__exit__(type(error), error, error.__traceback__)
+            texts = case.close(self.error)
         except Exception as failure:
-            if world.leftovers:
-                failure.add_note(self._left_text(world.leftovers))
+            if left := left_text(case):
+                failure.add_note(left)
             raise
         finally:
-            self._note("rpcsim_digest", world.trace.digest)
+            self._note("rpcsim_digest", case.world.trace.digest)
         # The report of the failed test was made already: tell here what is new.
-        texts = list(getattr(error, "__notes__", ())[known:])
-        if world.leftovers:
-            texts.append(self._left_text(world.leftovers))
-        if texts and not self._skipped:
-            _fail("\n".join(texts))
-
-    def _left_text(self, leftovers: Sequence[str]) -> str:
-        lines = [f"rpcsim: {self.name} left behind in its world (mode {self.mode}):"]
-        lines += [f"    {line}" for line in leftovers]
-        lines.append("Await or cancel what the test starts, and close what it opens.")
-        return "\n".join(lines)
+        told = "\n".join(filter(None, [*texts, left_text(case)]))
+        if told and not self._skipped:
+            _fail(told)
 
     # -- telling of a failure ------------------------------------------------------------
 
@@ -579,53 +551,26 @@ class _Run:
         """
         if report.when != "teardown":
             self.error = error
-            reason = self.world and _needs_sim(self.world, error)
-            if reason:
+            used = self.case.needs_sim(error)
+            if used is not None:
                 self._skipped = True
                 path, line, _ = self.item.reportinfo()
                 report.outcome = "skipped"
+                reason = f"rpcsim: needs mode sim: the test uses {used}"
                 report.longrepr = (os.fspath(path), (line or 0) + 1, reason)
                 return
-        report.sections += self._sections()
+        from rpcsim.report import failure_sections, repro_line
 
-    def _sections(self) -> Iterator[tuple[str, str]]:
-        """Give (title, text) pairs, in order."""
-        yield REPRO, self._repro()
-        if self.world is None:
-            return
-        from rpcsim.report import timeline
-
-        yield "rpcsim world", self._world_text(self.world)
-        trace = self.world.trace
-        calls = trace.of_kind("call")[-NEWEST:]
-        if calls:
-            yield "rpcsim calls", "\n".join(map(str, calls))
-        yield "rpcsim timeline", timeline(trace, last=NEWEST)
-
-    def _repro(self) -> str:
-        config = self.item.config
-        words = ["pytest", self.name, f"--rpcsim-seed={self.base}"]
-        if not set(MODE_FIXTURES).isdisjoint(getattr(self.item, "fixturenames", ())):
-            words.append(f"--rpcsim-mode={self.asked}")
-        if config.pluginmanager.get_plugin(__name__) is sys.modules[__name__]:
+        item = self.item
+        fixtures = getattr(item, "fixturenames", ())
+        named = item.config.pluginmanager.get_plugin(__name__)
+        repro = repro_line(
+            self.case,
+            with_mode=not set(MODE_FIXTURES).isdisjoint(fixtures),
             # Named by hand, perhaps because entry points are off.
-            words[1:1] = ["-p", __name__]
-        return shlex.join(words)
-
-    def _world_text(self, world: World) -> str:
-        lines = [
-            f"{_elapsed(world):.6f} s, mode {world.mode}, seed {world.seed} "
-            f"(base seed {self.base})",
-            f"trace digest: {world.trace.digest}",
-        ]
-        hosts = [f"{host.name} {host.state}" for host in world.hosts]
-        lines.append(f"hosts: {', '.join(hosts) or 'none'}")
-        if world.mode == "sim":
-            state = list(world.leftovers_now())
-            lines += _listed("waiting tasks", list(world.waiting_now()))
-            for title, start in STATE:
-                lines += _listed(title, [s for s in state if s.startswith(start)])
-        return "\n".join(lines)
+            plugin=__name__ if named is sys.modules[__name__] else None,
+        )
+        report.sections += [(REPRO, repro), *failure_sections(self.case)]
 
 
 _RUN: Final = pytest.StashKey[_Run]()
@@ -655,21 +600,6 @@ def _without_mode(name: str, mode: str) -> str:
     return name.removesuffix(f"[{mode}]")
 
 
-def _failures(world: World) -> list[Exception]:
-    """Take what failed in the background; the real machine tells it at its end."""
-    return world.take_failures() if world.mode == "sim" else []
-
-
-def _elapsed(world: World) -> float:
-    clock: Any = world.clock  # `elapsed` is the world's, not every clock's
-    seconds: float = clock.elapsed
-    return seconds
-
-
-def _listed(title: str, lines: Sequence[str]) -> list[str]:
-    return [f"{title}:", *(f"    {line}" for line in lines)] if lines else []
-
-
 def _given_text(name: str, test: Any) -> str | None:
     """Show the `with` form if a @given test takes a world directly."""
     taken = [one for one in inspect.signature(test).parameters if one in WORLDS]
@@ -684,20 +614,6 @@ def _given_text(name: str, test: Any) -> str | None:
         f"    with {form} as world:\n        ...\n\n"
         "(rpcsim.simulate() is always simulated; the fixtures rpc_mode and rpc_seed may be taken)"
     )
-
-
-def _needs_sim(world: World, error: BaseException | None) -> str | None:
-    """Say so if a test in mode real failed for want of what only a simulation has."""
-    if world.mode == "sim" or not isinstance(error, AttributeError) or not error.name:
-        return None
-    from rpcsim.sim import Sim
-
-    other = Sim()
-    pairs = (("", world, other), ("clock.", world.clock, other.clock))
-    for part, real, simulated in (*pairs, ("net.", world.net, other.net)):
-        if error.obj is real and hasattr(simulated, error.name):
-            return f"rpcsim: needs mode sim: the test uses {part}{error.name}"
-    return None
 
 
 # -- the phases of a test ----------------------------------------------------------------

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Agent", "Method", "Stub", "agent"]
 
+# A test's traceback ends at the test's own line: pytest leaves our frames out.
+__tracebackhide__ = True
+
 # Keywords of a method call that are options of the call (gofer.md 2.4).
 _PER_CALL: Final = ("window", "any")
 

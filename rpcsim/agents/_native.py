@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from rpcsim.ports import (
         Address,
+        Answer,
         MessageInfo,
         Ports,
         QueueOptions,
@@ -140,6 +141,8 @@ class NativeBroker:
         self._reason: BaseException | str | None = None
         self._on_end: Callable[[], object] | None = None
         self._tasks: dict[asyncio.Future[Any], None] = {}
+        # Takes the answers fault rules give in place of the far side.
+        self.on_answered: Callable[[MessageInfo, Answer], object] | None = None
 
     def __repr__(self) -> str:
         state = "open" if self._reason is None else f"ended: {self._why()}"
@@ -262,8 +265,7 @@ class NativeBroker:
         if on_refused is not None:
             number = self._number()
             self._posted[number] = on_refused, f"publish to '{address}'"
-            if len(self._posted) > POSTED:
-                del self._posted[next(iter(self._posted))]
+            self._posted.pop(number - POSTED, None)
         ttl = _check_millis("ttl_ms", ttl_ms)
         frame = frames.Publish(number, address, body, ttl, quiet=True)
         await self._put(frame, f"publish to '{address}'", info)
@@ -331,7 +333,8 @@ class NativeBroker:
         info: MessageInfo | None = None,
     ) -> None:
         """Send a request and wait for its answer."""
-        await self._put(frame, what, info)
+        if not await self._put(frame, what, info):
+            return  # a fault rule took it: the sender is to believe that it went
         answer: asyncio.Future[None] = self._loop.create_future()
         self._pending[number] = answer
         try:
@@ -348,8 +351,8 @@ class NativeBroker:
 
     async def _put(
         self, frame: frames.Frame, what: str, info: MessageInfo | None
-    ) -> None:
-        """Hand a frame to the transport when it takes more."""
+    ) -> bool:
+        """Hand a frame to the transport when it takes more; says whether it goes out."""
         data = frames.encode_frame(frame, self._limit)
         while self._reason is None and not self._writable.is_set():
             await self._writable.wait()
@@ -357,8 +360,8 @@ class NativeBroker:
             raise self._disconnected(f"could not {what}")
         if info is None:
             self._transport.write(data)
-        else:
-            self._transport.write_message(data, info)
+            return True
+        return self._transport.write_message(data, info)
 
     def _write(self, frame: frames.Frame) -> None:
         if self._reason is None:
@@ -378,6 +381,15 @@ class NativeBroker:
         self._write(frames.Ack(0, tag) if done else frames.Requeue(0, tag))
 
     # -- what comes in
+
+    def answered(self, info: MessageInfo, answer: Answer) -> None:
+        """A fault rule answers in the callee's place: tell whoever calls."""
+        if self.on_answered is None:
+            raise LocalProtocolError(
+                f"no caller of host '{self._ports.host}' takes answers to "
+                f"{info.method or info.kind}"
+            )
+        self.on_answered(info, answer)
 
     def _take(self, event: frames.Frame) -> None:
         if isinstance(event, frames.Deliver):
@@ -539,6 +551,9 @@ class _Link(asyncio.Protocol):
         except RemoteProtocolError as error:
             self._broker._lose(error)
         return False
+
+    def message_answered(self, info: MessageInfo, answer: Answer) -> None:
+        self._broker.answered(info, answer)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._broker._end(exc or "the broker closed it")

@@ -13,7 +13,7 @@ from rpcsim.ports import NANOS
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["KNOWN", "Limits", "limits_of", "normalise", "time_value"]
+__all__ = ["KNOWN", "Limits", "limits_of", "normalise", "start_of", "time_value"]
 
 # Every documented option of gofer.md section 3; `strict=True` takes no other.
 KNOWN: Final = frozenset(
@@ -138,3 +138,10 @@ def limits_of(timeout: Any) -> Limits:
         return Limits(time_value(timeout[0]), time_value(timeout[1]))
     both = time_value(timeout)
     return Limits(both, both)
+
+
+def start_of(timeout: Any) -> int | None:
+    """Give the first of the limits that `limits_of` reads."""
+    if timeout is None:
+        timeout = _DEFAULT
+    return time_value(timeout[0] if isinstance(timeout, (list, tuple)) else timeout)

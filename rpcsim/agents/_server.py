@@ -2,8 +2,12 @@
 
 A request's message stays unacknowledged at the broker until its reply was handed to
 the transport. That is the agent's only memory of it: after a crash the broker delivers
-it again, and it runs again (at least once, gofer.md section 13). Redelivery alone,
-after a lost connection, runs nothing twice: see `_on_message`.
+it again, and it runs again (at least once, gofer.md section 13).
+
+Reply and acknowledgement leave in one piece, and no confirm is waited for: what the
+broker gets first is the reply. If both are lost with their connection, the request
+comes again, and the answer that was kept is given again: redelivery alone runs nothing
+twice, see `_on_message`.
 """
 
 from __future__ import annotations
@@ -11,9 +15,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections import deque
+from collections import OrderedDict, deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, final
+
+import msgspec
 
 from rpcsim.agents._broker import Unroutable, broker_for
 from rpcsim.agents._calls import broker_url
@@ -64,8 +70,10 @@ _LONGEST_PAUSE: Final = 30.0
 # Seconds that running methods have to end when their agent is stopped; well below what
 # hosts give their software by default, so that several agents end in order.
 STOP_GRACE: Final = 1.0
-# How many finished requests are remembered, to know one that is delivered again.
+# Finished requests whose answers are kept, in case they are delivered again: how many,
+# and how many bytes of answers. A request that was forgotten runs again.
 _REMEMBERED: Final = 1000
+_REMEMBERED_BYTES: Final = 8 << 20
 _MS: Final = 1_000_000
 
 
@@ -88,10 +96,18 @@ class _Request:
     link: _Link | None
     expires_ns: int | None
     context: Context | None = None
+    task: asyncio.Task[None] | None = None
 
     @property
     def sn(self) -> str:
         return self.document.sn
+
+
+class _Answer(msgspec.Struct, frozen=True):
+    """How a request was answered: phase of the call, and document."""
+
+    kind: str
+    body: bytes
 
 
 @final
@@ -133,7 +149,8 @@ class AgentServer:
         self._attaching: asyncio.Task[None] | None = None
         self._waiting: deque[_Request] = deque()
         self._known: dict[str, _Request] = {}
-        self._finished: dict[str, None] = {}
+        self._finished: OrderedDict[str, _Answer | None] = OrderedDict()
+        self._finished_bytes = 0
         self._tasks: dict[asyncio.Task[None], None] = {}
         self._busy = 0
         self._stopping = False
@@ -202,9 +219,11 @@ class AgentServer:
         except TimeoutError:
             names = ", ".join(task.get_name() for task in self._tasks)
             log.warning("stopping agent %s, these still ran: %s", self.id, names)
-            for task in list(self._tasks):
+            left = list(self._tasks)
+            for task in left:
                 task.cancel()
-            await asyncio.wait(list(self._tasks))
+            await asyncio.wait(left)
+            self._tasks.clear()  # those that had not begun, too
 
     async def _attach(self, pause: float) -> None:
         url = broker_url(self.ports, self._broker)
@@ -284,16 +303,29 @@ class AgentServer:
         elif known is not None:
             self._drop(delivery, sn, "duplicate", "it is pending or running")
         elif delivery.redelivered and sn in self._finished:
-            # We answered it, and only the acknowledgement was lost.
-            self._drop(delivery, sn, "finished", "it was answered before")
+            # The acknowledgement was lost, and maybe the answer before it.
+            answer = self._finished[sn]
+            if answer is not None:
+                request = self._request(link, delivery, document)
+                again = self._answer_again(request, answer)
+                self._spawn(again, f"{self.id}: {request.path}")
+            else:
+                self._drop(delivery, sn, "finished", "it was done before")
         else:
             self._take(link, delivery, document)
 
-    def _take(self, link: _Link, delivery: Delivery, document: RequestDocument) -> None:
+    async def _answer_again(self, request: _Request, answer: _Answer) -> None:
+        self._tell("call.discarded", request, ("reason", "finished"))
+        if await self._send(request, answer.kind, answer.body, again=True):
+            request.delivery.ack()
+
+    def _request(
+        self, link: _Link, delivery: Delivery, document: RequestDocument
+    ) -> _Request:
         ports = self.ports
         path = f"{document.request.classname}.{document.request.method}"
         ttl = delivery.ttl_ms
-        request = _Request(
+        return _Request(
             document=document,
             path=path,
             no=ports.entropy.sequence(f"served/{path}"),
@@ -301,6 +333,9 @@ class AgentServer:
             link=link,
             expires_ns=None if ttl is None else ports.clock.now_ns() + ttl * _MS,
         )
+
+    def _take(self, link: _Link, delivery: Delivery, document: RequestDocument) -> None:
+        request = self._request(link, delivery, document)
         self._tell("call.received", request, ("redelivered", delivery.redelivered))
         self._known[request.sn] = request
         self._waiting.append(request)
@@ -310,12 +345,17 @@ class AgentServer:
         while self._waiting and self._busy < self._threads:
             request = self._waiting.popleft()
             self._busy += 1
-            self._spawn(self._serve(request), f"{self.id}: {request.path}")
+            name = f"{self.id}: {request.path}"
+            task = asyncio.create_task(self._serve(request), name=name)
+            if not task.done():  # an eager one may be
+                # It takes itself out: a callback would cost every request a turn.
+                self._tasks[task] = None
+                request.task = task
 
     def _spawn(self, work: Coroutine[Any, Any, None], name: str) -> None:
         task = asyncio.create_task(work, name=name)
         self._tasks[task] = None
-        task.add_done_callback(self._tasks.pop)
+        task.add_done_callback(lambda task: self._tasks.pop(task, None))
 
     def _refuse(self, delivery: Delivery, invalid: InvalidRequest) -> None:
         foreign = invalid.version not in (CLASSIC, None)
@@ -353,13 +393,15 @@ class AgentServer:
     async def _serve(self, request: _Request) -> None:
         try:
             if await self._execute(request):
-                self._remember(request.sn)
                 request.delivery.ack()
         finally:
             self._known.pop(request.sn, None)
             # Its progress report leads back to it: cut here, or every request would
             # wait for the garbage collector.
             request.context = None
+            if request.task is not None:
+                self._tasks.pop(request.task, None)
+                request.task = None
             self._busy -= 1
             if not self._stopping:
                 self._pump()
@@ -379,11 +421,14 @@ class AgentServer:
         ended = await self._run(request)
         ports.points.point("agent.after_execute", sn=request.sn, method=request.path)
         if document.replyto is None:
+            self._remember(request.sn, None)
             return True
         body = result_body(self.id, document, ended)
         ports.points.point("agent.before_reply", sn=request.sn, method=request.path)
         kind = "reply" if ended.error is None else "error"
         sent = await self._send(request, kind, body, again=True)
+        if sent:
+            self._remember(request.sn, _Answer(kind, body))
         ports.points.point("agent.after_reply", sn=request.sn, method=request.path)
         return sent
 
@@ -471,18 +516,18 @@ class AgentServer:
                 attempt += 1
                 info = _info(self.ports, request, kind, attempt)
                 try:
-                    if again:
-                        await link.broker.publish(address, body, info=info)
-                    else:
-                        # A status the caller can do without is not waited for: the
-                        # method begins without a round trip to the broker.
-                        await link.broker.post(address, body, info=info)
-                except Unroutable:
-                    return True  # the caller is gone
+                    # No confirm is waited for: a status the caller can do without, and
+                    # a result is given again if its request is delivered again.
+                    await link.broker.post(
+                        address,
+                        body,
+                        info=info,
+                        on_refused=self._refused if again else None,
+                    )
                 except Disconnected:
                     pass
-                except RpcError as error:  # too long, or the queue is full
-                    log.warning("agent %s could not answer: %s", self.id, error)
+                except RpcError as error:  # it does not fit into a frame
+                    self._refused(error)
                     return True
                 else:
                     return True
@@ -493,10 +538,19 @@ class AgentServer:
                     return False
                 await self._changed.wait()
 
-    def _remember(self, sn: str) -> None:
-        self._finished[sn] = None
-        if len(self._finished) > _REMEMBERED:
-            del self._finished[next(iter(self._finished))]
+    def _refused(self, error: Exception) -> None:
+        if not isinstance(error, Unroutable):  # else the caller is gone
+            log.warning("agent %s could not answer: %s", self.id, error)
+
+    def _remember(self, sn: str, answer: _Answer | None) -> None:
+        finished = self._finished
+        finished[sn] = answer
+        if answer is not None:
+            self._finished_bytes += len(answer.body)
+        while len(finished) > _REMEMBERED or self._finished_bytes > _REMEMBERED_BYTES:
+            _, oldest = finished.popitem(last=False)
+            if oldest is not None:
+                self._finished_bytes -= len(oldest.body)
 
     def _tell(self, kind: str, request: _Request, *more: tuple[str, Any]) -> None:
         self.ports.trace.emit(

@@ -5,6 +5,6 @@ codes and the shape of error lines are in `_errors.py`. Rooms are imported when 
 runs, so that `--help` answers at once. Read `_app.py` first.
 """
 
-from rpcsim.cli._app import main
+from rpcsim.cli._entry import main
 
 __all__ = ["main"]

@@ -147,9 +147,10 @@ def check_determinism(
         str,
         typer.Option(
             metavar="LIST",
-            help="heap: again in this process; fresh: in a new interpreter.",
+            help="heap: again in this process; fresh: in a new interpreter; "
+            "file: there, along the written tape.",
         ),
-    ] = "heap,fresh",
+    ] = "heap,fresh,file",
     json: Json = False,
     quiet: Quiet = False,
     color: Color = "auto",
@@ -261,12 +262,16 @@ def _usage_error(error: Any, verb: str) -> CliError:
     if option is not None:
         context = error.ctx
         known = [name for item in context.command.params for name in item.opts]
-        hint = did_you_mean(str(option), known) or f"try: rpcsim {verb} --help"
+        hint = did_you_mean(str(option), known) or _help_of(verb)
         return CliError(f'unknown option "{option}"', hint)
     if verb and verb not in _verbs():
         hint = did_you_mean(verb, _verbs()) or f"known: {', '.join(_verbs())}"
         return CliError(f'unknown verb "{verb}"', hint)
-    return CliError(message, f"try: rpcsim {verb} --help".replace("  ", " "))
+    return CliError(message, _help_of(verb))
+
+
+def _help_of(verb: str) -> str:
+    return f"try: rpcsim {verb} --help" if verb else "try: rpcsim --help"
 
 
 def _unforeseen(error: Exception) -> CliError:

@@ -56,6 +56,7 @@ def _walk(folder: Path) -> list[Path]:
 def shown(path: Path | str) -> str:
     """Write a path relative to where we are, when it lies below."""
     try:
-        return str(Path(path).resolve().relative_to(Path.cwd()))
+        # Not `Path.resolve`, which raises for links that lead nowhere.
+        return str(Path(os.path.realpath(path)).relative_to(Path.cwd()))
     except ValueError:
         return str(path)

@@ -28,7 +28,7 @@ _COLORS: Final = {
 }
 
 
-def use_color(choice: str, stream: TextIO) -> bool:
+def use_color(choice: str, stream: TextIO | None) -> bool:
     """Decide about colour: the option, then the environment, then the terminal."""
     if choice != "auto":
         return choice == "always"
@@ -36,6 +36,8 @@ def use_color(choice: str, stream: TextIO) -> bool:
         return False
     if os.environ.get("FORCE_COLOR"):
         return True
+    if stream is None:  # closed before we began
+        return False
     return stream.isatty() and os.environ.get("TERM") != "dumb"
 
 

@@ -14,6 +14,7 @@ from rpcsim.core._exceptions import (
     describe,
     rebuild,
 )
+from rpcsim.core._periodic import OnError, Periodic
 from rpcsim.core._procedures import (
     Catalogue,
     Marks,
@@ -35,6 +36,8 @@ __all__ = [
     "ErrorRecord",
     "Marks",
     "Namespace",
+    "OnError",
+    "Periodic",
     "Procedure",
     "ProgressReport",
     "Promise",

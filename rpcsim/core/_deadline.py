@@ -12,6 +12,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Deadline"]
 
+# A test's traceback ends at the test's own line: pytest leaves our frames out.
+__tracebackhide__ = True
+
 
 @final
 class Deadline:

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from types import FunctionType, ModuleType
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar, final
 
+import msgspec
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
@@ -88,9 +90,7 @@ class Unresolved(LookupError):
         self.missing = missing
 
 
-@final
-@dataclass(frozen=True, slots=True)
-class Procedure:
+class Procedure(msgspec.Struct, frozen=True):
     """A named callable with its policy.
 
     Attributes:

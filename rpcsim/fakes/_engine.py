@@ -232,7 +232,8 @@ class BrokerEngine:
                 f"a message of {len(body)} bytes for '{address}' is over the limit of "
                 f"{self.limits.message_bytes}; send less, or raise message_bytes",
             )
-        queues = self._route(address)
+        direct = self._queues.get(address)  # no name of a queue has a slash
+        queues = [direct] if direct is not None else self._route(address)
         for queue in queues:
             if len(queue) >= self.limits.queue_length:
                 raise self._refuse(

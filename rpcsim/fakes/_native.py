@@ -270,15 +270,19 @@ class _Connection(asyncio.Protocol):
 
     def _carry_out(self, event: Any) -> None:
         request: int = event.request
+        kind = type(event)
         try:
-            _HANDLERS[type(event)](self, event)
+            if kind is frames.Publish:  # by far the most
+                self._engine.publish(event.address, event.body, ttl_ms=event.ttl_ms)
+            else:
+                _HANDLERS[kind](self, event)
         except Refusal as refusal:
             # Without a number nobody waits. That is how deliveries are settled, where
             # a refusal is no news: the message went back before the client knew.
             if request:
                 self._fail(request, refusal.code, refusal.text)
             return
-        if request and not getattr(event, "quiet", False):
+        if request and not (kind is frames.Publish and event.quiet):
             self._send(frames.Ok(request))
 
     def _declare(self, event: frames.Declare) -> None:
@@ -292,9 +296,6 @@ class _Connection(asyncio.Protocol):
 
     def _delete(self, event: frames.Delete) -> None:
         self._engine.delete(self._known, event.queue)
-
-    def _publish(self, event: frames.Publish) -> None:
-        self._engine.publish(event.address, event.body, ttl_ms=event.ttl_ms)
 
     def _consume(self, event: frames.Consume) -> None:
         self._engine.consume(
@@ -389,7 +390,6 @@ class _Connection(asyncio.Protocol):
 _HANDLERS: Final[dict[type[frames.Frame], Callable[[_Connection, Any], None]]] = {
     frames.Declare: _Connection._declare,
     frames.Delete: _Connection._delete,
-    frames.Publish: _Connection._publish,
     frames.Consume: _Connection._consume,
     frames.Cancel: _Connection._cancel,
     frames.Ack: _Connection._ack,

@@ -254,9 +254,25 @@ class MessageQueue:
     def enter(self, message: Message) -> None:
         """Take a newly published message."""
         self.counters.published += 1
+        if not self.ready and not self._pumping:
+            # Nobody is before it, so it goes straight to who is next, if anybody.
+            subscriber = self._next()
+            if subscriber is not None:
+                ttl_ms = None
+                if message.expires_at is not None:
+                    ttl_ms = -(-(message.expires_at - self._clock.now_ns()) // _MS)
+                self._pumping = True
+                try:
+                    self._hand(message, subscriber, ttl_ms)
+                finally:
+                    self._pumping = False
+                if self.ready:
+                    self.pump()
+                return
         self.ready[message.sequence] = message
         self.pump()
-        self._watch([message])
+        if message.expires_at is not None and message.sequence in self.ready:
+            self._watch([message])
 
     def pump(self) -> None:
         """Hand out what can be handed out."""
@@ -280,16 +296,22 @@ class MessageQueue:
                 if subscriber is None:
                     break
                 del self.ready[message.sequence]
-                if subscriber.auto_ack:
-                    self.counters.acknowledged += 1
-                else:
-                    self.unacked[message.sequence] = message
-                self.counters.delivered += 1
-                self.counters.redelivered += message.redelivered
-                subscriber.take(message, ttl_ms)
+                self._hand(message, subscriber, ttl_ms)
         finally:
             self._pumping = False
         self._relax()
+
+    def _hand(
+        self, message: Message, subscriber: Subscriber, ttl_ms: int | None
+    ) -> None:
+        counters = self.counters
+        if subscriber.auto_ack:
+            counters.acknowledged += 1
+        else:
+            self.unacked[message.sequence] = message
+        counters.delivered += 1
+        counters.redelivered += message.redelivered
+        subscriber.take(message, ttl_ms)
 
     def acknowledge(self, message: Message) -> None:
         """Forget a delivered message for good."""
@@ -369,6 +391,8 @@ class MessageQueue:
 
     def _next(self) -> Subscriber | None:
         subscribers = self.subscribers
+        if len(subscribers) == 1:
+            return subscribers[0] if subscribers[0].may_take() else None
         for _ in range(len(subscribers)):
             subscriber = subscribers[0]
             subscribers.rotate(-1)

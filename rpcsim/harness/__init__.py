@@ -6,6 +6,8 @@ system on hosts of their own. `Plan` and `run_plan` drive a whole story, which t
 `_world.py` first.
 """
 
+from rpcsim.harness._case import Case
+from rpcsim.harness._context import StepContext
 from rpcsim.harness._modes import derive_seed, simulate, world
 from rpcsim.harness._plan import (
     CheckPlan,
@@ -20,10 +22,10 @@ from rpcsim.harness._plan import (
 )
 from rpcsim.harness._result import RunResult, StepOutcome, Verdict
 from rpcsim.harness._runner import run_plan
-from rpcsim.harness._steps import StepContext
 from rpcsim.harness._world import SimWorld, World
 
 __all__ = [
+    "Case",
     "CheckPlan",
     "ClientPlan",
     "FaultPlan",

@@ -6,6 +6,7 @@ import hashlib
 from typing import Any
 
 from rpcsim.harness._world import SimWorld, World
+from rpcsim.interop import frozen_start
 from rpcsim.real import Runtime
 from rpcsim.sim import Sim
 
@@ -15,23 +16,27 @@ __all__ = ["derive_seed", "simulate", "world"]
 MAX_STEPS = 10_000_000
 
 
-def simulate(*, seed: int = 0, **options: Any) -> SimWorld:
+def simulate(*, seed: int | None = None, **options: Any) -> SimWorld:
     """Make a simulated world, for a `with` block.
 
     Args:
-        seed: What every draw derives from.
+        seed: What every draw derives from; by default that of a replayed tape, else 0.
         **options: Options of `rpcsim.Sim`: `policy`, `trace`, `max_time`, ...
+            Inside a time that freezegun froze, `wall_start` is that time.
     """
     options.setdefault("max_steps", MAX_STEPS)
+    frozen = frozen_start()
+    if frozen is not None:
+        options.setdefault("wall_start", frozen)
     return SimWorld(Sim(seed=seed, **options))
 
 
-def world(mode: str = "sim", *, seed: int = 0, **options: Any) -> World:
+def world(mode: str = "sim", *, seed: int | None = None, **options: Any) -> World:
     """Make a world in a mode, for a `with` block.
 
     Args:
         mode: `"sim"`, or `"real"` for loopback sockets and the machine's clock.
-        seed: What draws derive from.
+        seed: What draws derive from; by default as in `simulate`.
         **options: Options of `rpcsim.Sim` or `rpcsim.Runtime`; a real world takes
             part in faults (`faults=True`) unless told otherwise.
     """
@@ -39,7 +44,7 @@ def world(mode: str = "sim", *, seed: int = 0, **options: Any) -> World:
         return simulate(seed=seed, **options)
     if mode == "real":
         options.setdefault("faults", True)
-        return World(Runtime(seed=seed, **options))
+        return World(Runtime(seed=seed or 0, **options))
     raise ValueError(f"a world has mode 'sim' or 'real', not {mode!r}")
 
 

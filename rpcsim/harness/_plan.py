@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Mapping
 
+    from rpcsim.harness._context import StepContext
     from rpcsim.harness._result import RunResult
-    from rpcsim.harness._steps import StepContext
     from rpcsim.ports import Machine
+    from rpcsim.sim import Policy
 
 __all__ = [
     "CheckPlan",
@@ -196,6 +197,7 @@ class Plan:
         limits: When the run is given up.
         seed: What all draws derive from.
         policy: Schedule policy of the simulation.
+        record: Whether a simulated run writes its choices down (`RunResult.tape`).
         exact: A real run with an inexact fault is not ok.
         off: Names of always-on checks that are switched off.
     """
@@ -209,6 +211,7 @@ class Plan:
     services: Mapping[str, str] = field(default_factory=dict)
     limits: PlanLimits = PlanLimits()
     seed: int = 0
-    policy: str = "fifo"
+    policy: str | Policy = "fifo"
+    record: bool = False
     exact: bool = False
     off: frozenset[str] = frozenset()

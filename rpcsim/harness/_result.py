@@ -10,6 +10,7 @@ if TYPE_CHECKING:
 
     from rpcsim.check import OutcomeKind
     from rpcsim.ports import Inexact, Mode
+    from rpcsim.sim import Tape
     from rpcsim.trace import Trace
 
 __all__ = ["RunResult", "StepOutcome", "Verdict"]
@@ -62,6 +63,8 @@ class RunResult:
         sim_seconds: How long it took by the run's own clock.
         inexact: Faults that were not exact (real mode).
         leftovers: What was left behind, one line each.
+        tape: The choices of a simulated run that recorded them; else `None`.
+        draws: Stream to the number of its draws, in order of first use.
     """
 
     name: str
@@ -75,6 +78,8 @@ class RunResult:
     sim_seconds: float = 0.0
     inexact: Sequence[Inexact] = ()
     leftovers: Sequence[str] = ()
+    tape: Tape | None = field(default=None, repr=False)
+    draws: Mapping[str, int] = field(default_factory=dict, repr=False)
 
     @property
     def ok(self) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import inspect
 from typing import TYPE_CHECKING, Any, Final
 
@@ -17,6 +18,7 @@ from rpcsim.harness._modes import simulate, world
 from rpcsim.harness._result import RunResult
 from rpcsim.harness._steps import Story, tell_error
 from rpcsim.ports import NANOS, duration_text
+from rpcsim.sim import policy_of
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -45,7 +47,21 @@ def run_plan(plan: Plan, *, mode: Mode = "sim", trace: Level = "protocol") -> Ru
     Returns:
         The result; failures of the run are among its problems, not raised.
     """
+    if mode == "sim":
+        plan = _measured(plan)
     return _Run(plan, mode, trace).result()
+
+
+def _measured(plan: Plan) -> Plan:
+    """Settle the policy; a horizon that is not told is what a first fifo run took."""
+    policy = policy_of(plan.policy, plan.seed)
+    if getattr(policy, "horizon", None) == "auto":
+        first = dataclasses.replace(plan, policy="fifo", record=True)
+        tape = _Run(first, "sim", "protocol").result().tape
+        made = None if tape is None else tape.tracks.get("schedule")
+        horizon = max(1, len(made or ()))
+        policy = dataclasses.replace(policy, horizon=horizon)  # type: ignore[call-arg]  # it has one
+    return dataclasses.replace(plan, policy=policy)
 
 
 def _open_world(plan: Plan, mode: Mode, trace: Level) -> World:
@@ -55,6 +71,7 @@ def _open_world(plan: Plan, mode: Mode, trace: Level) -> World:
     return simulate(
         seed=plan.seed,
         policy=plan.policy,
+        record=plan.record,
         trace=trace,
         max_steps=limits.steps,
         max_time=f"{limits.run_ns + limits.settle_ns + 3600 * NANOS}ns",
@@ -276,7 +293,15 @@ class _Run:
             sim_seconds=self._seconds,
             inexact=tuple(machine.inexact),
             leftovers=tuple(machine.leftovers),
+            tape=getattr(machine, "tape", None),
+            draws=_draws(machine),
         )
+
+
+def _draws(machine: Any) -> dict[str, int]:
+    """Give the draws of each stream; a real machine does not count them."""
+    count = getattr(machine.entropy, "draws", None)
+    return {} if count is None else count()
 
 
 class _WithClients:

@@ -7,10 +7,11 @@ import fnmatch
 import json
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final
 
 from rpcsim.check import outcome_of
 from rpcsim.errors import CallTimeout, HostDown
+from rpcsim.harness._context import StepContext
 from rpcsim.harness._result import StepOutcome
 from rpcsim.ports import NANOS, current, duration_text
 
@@ -18,12 +19,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from rpcsim.harness._plan import ClientPlan, StepPlan, Trigger
-    from rpcsim.ports import Machine, Ports, Stream
+    from rpcsim.ports import Machine, Ports
     from rpcsim.trace import Record
 
-__all__ = ["StepContext", "Story"]
-
-T = TypeVar("T")
+__all__ = ["Story"]
 
 # A value in the trace is told up to this many characters.
 TOLD: Final = 160
@@ -32,35 +31,6 @@ TOLD: Final = 160
 # fiber, are made in a copy of its context: so calls find their step without a label
 # on the wire.
 _running: ContextVar[str | None] = ContextVar("rpcsim.step", default=None)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StepContext:
-    """What the code of a step sees.
-
-    Attributes:
-        client: The client's name.
-        step: The step's id.
-        ports: The ports of the client's host.
-        machine: The machine of the run: hosts, network, clock.
-        draws: The stream of site `workload/<client>`.
-        outcomes: Step id to outcome, of all steps that have one.
-    """
-
-    client: str
-    step: str
-    ports: Ports
-    machine: Machine
-    draws: Stream
-    outcomes: dict[str, StepOutcome]
-
-    async def blocking(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> T:
-        """Run blocking code, such as a documented client API, and give its value."""
-        return await self.ports.bridge.call_blocking(fn, *args, **kwargs)
-
-    async def sleep(self, seconds: float) -> None:
-        """Let time pass on the client's host."""
-        await self.ports.clock.sleep(seconds)
 
 
 @dataclass(slots=True)

@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING, Any, Self
 from rpcsim.agents import AgentServer
 from rpcsim.errors import HostStateError
 from rpcsim.fakes import BrokerMemory, BrokerServer
+from rpcsim.interop import freeze
 
 if TYPE_CHECKING:
     from collections.abc import Callable, MutableMapping, Sequence
     from types import TracebackType
 
+    from rpcsim.interop import FrozenClock
     from rpcsim.ports import (
         Duration,
         Host,
@@ -27,6 +29,9 @@ if TYPE_CHECKING:
     from rpcsim.trace import Trace
 
 __all__ = ["SimWorld", "World"]
+
+# A test's traceback ends at the test's own line: pytest leaves our frames out.
+__tracebackhide__ = True
 
 DEFAULT_BROKER = "broker"
 
@@ -229,6 +234,17 @@ class SimWorld(World):
     """A simulated world: its clock can be moved by hand, its machine is a `Sim`."""
 
     machine: Sim
+
+    def freeze(self, *, ignore: Sequence[str] = ()) -> FrozenClock:
+        """Have `datetime` and `time` follow the simulated clock, for a `with` block.
+
+        Code that reads them by itself, or took their functions by name before the run,
+        then sees the run's time, in the test too; freezegun does it.
+
+        Args:
+            ignore: Modules that keep reading the real clock, by prefixes of names.
+        """
+        return freeze(self.machine, ignore=ignore)
 
     @property
     def clock(self) -> SimClock:

@@ -27,9 +27,11 @@ from rpcsim.ports._calls import (
     activations,
 )
 from rpcsim.ports._clock import Clock, Timer, WorldClock
+from rpcsim.ports._disk import Disk, FileStat, disk_path
 from rpcsim.ports._durations import NANOS, Duration, duration_text, to_ns
 from rpcsim.ports._entropy import Entropy, Stream
 from rpcsim.ports._machine import Fault, Host, Inexact, Machine, Main, Mode, Net
+from rpcsim.ports._messages import Answering, MessageRule, MessageRules, RpcMatch
 from rpcsim.ports._network import (
     Address,
     Listener,
@@ -38,6 +40,8 @@ from rpcsim.ports._network import (
     Transport,
     endpoint,
 )
+from rpcsim.ports._packets import Packet
+from rpcsim.ports._rules import Rule, RuleBook
 from rpcsim.ports._runtime import (
     Ports,
     Resources,
@@ -47,13 +51,31 @@ from rpcsim.ports._runtime import (
     leave,
     use,
 )
+from rpcsim.ports._tls import TLS, ssl_context
 from rpcsim.ports._tracing import Points, TraceSink, message_data
+from rpcsim.ports._verdicts import (
+    AfterDeadline,
+    Answer,
+    Copies,
+    Corrupt,
+    Deliver,
+    Drop,
+    Hold,
+    Pass,
+    Reset,
+    Truncate,
+    Verdict,
+)
 
 __all__ = [
     "NANOS",
+    "TLS",
     "Accepted",
     "Activations",
     "Address",
+    "AfterDeadline",
+    "Answer",
+    "Answering",
     "Bridge",
     "Broker",
     "Call",
@@ -61,13 +83,20 @@ __all__ = [
     "Cancelled",
     "Clock",
     "Consumer",
+    "Copies",
+    "Corrupt",
+    "Deliver",
     "Delivery",
+    "Disk",
+    "Drop",
     "Duration",
     "Entropy",
     "Event",
     "Exchange",
     "Failed",
     "Fault",
+    "FileStat",
+    "Hold",
     "Host",
     "Inexact",
     "Listener",
@@ -75,18 +104,26 @@ __all__ = [
     "Machine",
     "Main",
     "MessageInfo",
+    "MessageRule",
+    "MessageRules",
     "Mode",
     "Net",
     "Network",
+    "Packet",
     "Part",
+    "Pass",
     "Points",
     "Ports",
     "Progress",
     "QueueOptions",
     "Raised",
     "Rejected",
+    "Reset",
     "Resources",
     "Returned",
+    "RpcMatch",
+    "Rule",
+    "RuleBook",
     "Running",
     "Spawned",
     "Started",
@@ -94,16 +131,20 @@ __all__ = [
     "Timer",
     "TraceSink",
     "Transport",
+    "Truncate",
+    "Verdict",
     "Worker",
     "WorldClock",
     "activations",
     "current",
     "current_or_none",
+    "disk_path",
     "duration_text",
     "endpoint",
     "enter",
     "leave",
     "message_data",
+    "ssl_context",
     "to_ns",
     "use",
 ]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
+
+import msgspec
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -30,9 +32,8 @@ class QueueOptions:
     expires_ms: int | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Delivery:
-    """One message handed to a consumer.
+class Delivery(msgspec.Struct, frozen=True, kw_only=True, eq=False):
+    """One message handed to a consumer; a struct, as every message makes one.
 
     Attributes:
         queue: Where it came from.
@@ -48,7 +49,7 @@ class Delivery:
     tag: int
     redelivered: bool = False
     ttl_ms: int | None = None
-    settle: Callable[[bool], None] = field(repr=False, compare=False)
+    settle: Callable[[bool], None]
 
     def ack(self) -> None:
         """Say that it is done; the broker forgets it."""

@@ -8,7 +8,6 @@ limits) is the same with either.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import msgspec
@@ -64,8 +63,7 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
     id: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Accepted:
+class Accepted(msgspec.Struct, frozen=True):
     """The call has left us (or was stored over there).
 
     Attributes:
@@ -77,13 +75,11 @@ class Accepted:
     status: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Started:
+class Started(msgspec.Struct, frozen=True):
     """The far side began to execute it."""
 
 
-@dataclass(frozen=True, slots=True)
-class Progress:
+class Progress(msgspec.Struct, frozen=True):
     """A progress report.
 
     Attributes:
@@ -93,50 +89,43 @@ class Progress:
     report: Mapping[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
-class Part:
+class Part(msgspec.Struct, frozen=True):
     """One item of a stream."""
 
     value: Any
 
 
-@dataclass(frozen=True, slots=True)
-class Returned:
+class Returned(msgspec.Struct, frozen=True):
     """The call ended with a value."""
 
     value: Any
 
 
-@dataclass(frozen=True, slots=True)
-class Raised:
+class Raised(msgspec.Struct, frozen=True):
     """The far side's code raised; `error` is the rebuilt exception."""
 
     error: BaseException
 
 
-@dataclass(frozen=True, slots=True)
-class Failed:
+class Failed(msgspec.Struct, frozen=True):
     """The system refused or could not do it; the code did not run to an outcome."""
 
     error: BaseException
 
 
-@dataclass(frozen=True, slots=True)
-class Rejected:
+class Rejected(msgspec.Struct, frozen=True):
     """The document was refused before execution."""
 
     error: BaseException
 
 
-@dataclass(frozen=True, slots=True)
-class Cancelled:
+class Cancelled(msgspec.Struct, frozen=True):
     """The call was cancelled."""
 
     error: BaseException | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Lost:
+class Lost(msgspec.Struct, frozen=True):
     """The connection the answer would have come on is gone; the outcome is unknown."""
 
     error: BaseException

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from contextlib import AbstractContextManager
     from datetime import datetime, tzinfo
 
     from rpcsim.ports._durations import Duration
@@ -55,6 +56,13 @@ class Clock(Protocol):
         self, delay: Duration, fn: Callable[[Any], object], arg: Any = None
     ) -> Timer:
         """Call `fn(arg)` after a delay."""
+
+    def background(self) -> AbstractContextManager[None]:
+        """Make tasks and timers created in a block background work.
+
+        They are expected to stay: in simulation they do not keep "run until idle"
+        going, and are not told of as left behind. What they create is background too.
+        """
 
 
 class WorldClock(Clock, Protocol):

@@ -6,13 +6,20 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, TypeAlias
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, MutableMapping, Sequence
+    from collections.abc import (
+        Awaitable,
+        Callable,
+        Iterator,
+        MutableMapping,
+        Sequence,
+    )
     from types import TracebackType
 
     from rpcsim.ports._bridge import Bridge
     from rpcsim.ports._clock import WorldClock
     from rpcsim.ports._durations import Duration
     from rpcsim.ports._entropy import Entropy
+    from rpcsim.ports._messages import RpcMatch
     from rpcsim.ports._runtime import Ports
     from rpcsim.trace import Trace
 
@@ -61,8 +68,13 @@ class Net(Protocol):
         *,
         both: bool = True,
         latency: Any = None,
+        bandwidth: float | None = None,
+        loss: float | None = None,
     ) -> None:
-        """Shape the link from `a` to `b` (and back); `None` leaves a setting alone."""
+        """Shape the link from `a` to `b` (and back); `None` leaves a setting alone.
+
+        Both machines know these settings; the simulation has more.
+        """
 
     def partition(
         self,
@@ -78,6 +90,56 @@ class Net(Protocol):
 
     def repair_all(self) -> None:
         """Undo every partition."""
+
+    def rpc(self, **match: Any) -> RpcMatch:
+        """Choose messages by what they mean, for a rule: `net.rpc(...).drop()`."""
+
+    def unreached(self) -> Sequence[str]:
+        """Name the rules that never matched anything, in order of adding."""
+
+    def hold(self, a: Side | Callable[[Any], bool], b: Side | None = None) -> Fault:
+        """Keep what goes between two sides, or what is picked, in flight."""
+
+    def inflight(self) -> Sequence[Any]:
+        """Give the packets under way, held ones too, in order of sending.
+
+        Each has `n`, `kind`, `src`, `dst`, `connection`, `size` and `held`.
+        """
+
+    def release(self, which: int | Callable[[Any], bool] | None = None) -> int:
+        """Let held packets go on, in the order of their streams; gives how many."""
+
+    def release_one(self) -> bool:
+        """Let the packet go on that is held longest; false if there is none."""
+
+    def drop_one(self, n: int | None = None) -> bool:
+        """Lose one packet in flight, which a stream sends again; false if none."""
+
+    def refuse_one(self, connection: str = "*") -> bool:
+        """Refuse the oldest connect under way; false if there is none."""
+
+    def connections(self) -> Sequence[Any]:
+        """Give the open connections, with `label` and `ends` among their attributes."""
+
+    def reset(self, connection: Any) -> Fault:
+        """Have both ends of connections (label, glob, transport) see a reset."""
+
+    def close_half(self, connection: Any, side: str) -> Fault:
+        """End one direction of connections, as if its sender had."""
+
+    def kill_silently(self, connection: Any) -> Fault:
+        """Let connections die without a word."""
+
+    def fail_next(
+        self,
+        *,
+        listen: str | None = None,
+        connect: str | None = None,
+        port: int | None = None,
+        count: int = 1,
+        error: int | None = None,
+    ) -> Fault:
+        """Have the next listens on a host, or connects to it, fail."""
 
 
 class Host(Protocol):
@@ -172,6 +234,15 @@ class Machine(Protocol):
     @property
     def inexact(self) -> Sequence[Inexact]:
         """Faults that were not exact here; always empty in simulation."""
+
+    def take_failures(self) -> list[Exception]:
+        """Take the failures of tasks and callbacks kept so far; they count as seen."""
+
+    def leftovers_now(self) -> Iterator[str]:
+        """Tell what is still there, one line each."""
+
+    def waiting_now(self) -> Iterator[str]:
+        """Tell what each task that is not done waits for, one line each."""
 
     def host(
         self,

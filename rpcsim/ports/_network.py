@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from rpcsim.ports._durations import Duration
+    from rpcsim.ports._tls import TLS
 
 __all__ = ["Address", "Listener", "MessageInfo", "Network", "Transport", "endpoint"]
 
@@ -66,8 +67,13 @@ class Transport(Protocol):
     def writelines(self, data: Iterable[bytes | bytearray | memoryview]) -> None:
         """Send several pieces as one write."""
 
-    def write_message(self, frame: bytes, info: MessageInfo) -> None:
-        """Send one whole frame, telling what it means."""
+    def write_message(self, frame: bytes, info: MessageInfo) -> bool:
+        """Send one whole frame, telling what it means.
+
+        Returns:
+            Whether it goes out, now or later: `False` if a fault rule dropped it or
+            answered in its place, so that no confirm of it will come.
+        """
 
     def write_eof(self) -> None:
         """Close our direction after what was written; the other stays open."""
@@ -124,7 +130,7 @@ class Network(Protocol):
         protocol_factory: Callable[[], P],
         address: Address,
         *,
-        tls: ssl.SSLContext | None = None,
+        tls: ssl.SSLContext | TLS | None = None,
         timeout: Duration | None = None,
     ) -> tuple[Transport, P]:
         """Open a connection; the protocol's `connection_made` gets the transport.
@@ -139,7 +145,7 @@ class Network(Protocol):
         protocol_factory: Callable[[], asyncio.Protocol],
         address: Address,
         *,
-        tls: ssl.SSLContext | None = None,
+        tls: ssl.SSLContext | TLS | None = None,
         backlog: int = 100,
     ) -> Listener:
         """Accept connections at an address of this host; `""` binds all, port 0 picks.

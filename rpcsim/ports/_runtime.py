@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from rpcsim.ports._bridge import Bridge
     from rpcsim.ports._clock import Clock
+    from rpcsim.ports._disk import Disk
     from rpcsim.ports._entropy import Entropy
     from rpcsim.ports._network import Network
     from rpcsim.ports._tracing import Points, TraceSink
@@ -83,6 +84,7 @@ class Ports:
     clock: Clock
     network: Network
     entropy: Entropy
+    disk: Disk
     bridge: Bridge
     points: Points
     trace: TraceSink

@@ -35,6 +35,9 @@ class Points(Protocol):
     def point(self, name: str, **labels: str) -> None:
         """Pass the moment `name`."""
 
+    def buggify(self, name: str) -> bool:
+        """Whether a rare branch is to be taken: false unless a plan turns it on."""
+
 
 def message_data(info: MessageInfo) -> Data:
     """Give what the trace tells of a message: `call.<kind>` records carry this."""

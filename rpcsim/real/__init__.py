@@ -7,7 +7,8 @@ world. Nothing here knows a protocol or a family. Read `_runtime.py` first, then
 `_engine.py`, which keeps the books, and `_bridge.py`.
 """
 
+from rpcsim.real._limits import Limits
 from rpcsim.real._process import process_ports
 from rpcsim.real._runtime import Runtime
 
-__all__ = ["Runtime", "process_ports"]
+__all__ = ["Limits", "Runtime", "process_ports"]

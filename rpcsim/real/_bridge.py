@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 
 __all__ = ["RealBridge", "SerialWorker", "SpawnedThread"]
 
+# A test's traceback ends at the test's own line: pytest leaves our frames out.
+__tracebackhide__ = True
+
 T = TypeVar("T")
 
 
@@ -171,9 +174,7 @@ class SpawnedThread(Generic[T]):
                 blocks run all the same, which the run's report says.
         """
         if hard:
-            self._engine.note_inexact(
-                "kill", "a thread cannot be parked: its finally blocks run"
-            )
+            self._engine.ledger.fault("kill", f"kill(hard=True) of {self.name!r}")
         self._engine.post(self._job.interrupt, FiberKilled(f"{self.name} was killed"))
 
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
+from contextvars import ContextVar
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from rpcsim.ports import NANOS, to_ns
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from contextvars import Context
     from datetime import tzinfo
 
@@ -20,11 +22,26 @@ if TYPE_CHECKING:
 
 __all__ = ["RealClock", "RealTimer"]
 
+# A test's traceback ends at the test's own line: pytest leaves our frames out.
+__tracebackhide__ = True
+
+# Whether timers made in a context are expected to stay, as `Clock.background` says.
+_BACKGROUND: Final[ContextVar[bool]] = ContextVar("rpcsim.background", default=False)
+
 
 class RealTimer:
     """A call that is due later; made and cancelled from any thread."""
 
-    __slots__ = ("_arg", "_context", "_engine", "_fn", "_handle", "_home", "when_ns")
+    __slots__ = (
+        "_arg",
+        "_context",
+        "_engine",
+        "_fn",
+        "_handle",
+        "_home",
+        "background",
+        "when_ns",
+    )
 
     def __init__(
         self,
@@ -35,6 +52,7 @@ class RealTimer:
         arg: Any,
     ) -> None:
         self.when_ns = when_ns
+        self.background: Final = _BACKGROUND.get()
         self._engine = engine
         self._home = home
         self._fn: Callable[[Any], object] | None = fn
@@ -106,7 +124,7 @@ class RealClock:
     @property
     def elapsed(self) -> float:
         """Seconds since the run was made."""
-        return (time.monotonic_ns() - self._engine._start_ns) / 1e9
+        return (time.monotonic_ns() - self._engine.start_ns) / 1e9
 
     def now_ns(self) -> int:
         """Monotonic nanoseconds, counted from a moment of the system's choice."""
@@ -141,3 +159,12 @@ class RealClock:
     ) -> RealTimer:
         """Call `fn(arg)` on the loop after a delay."""
         return self.call_at_ns(time.monotonic_ns() + to_ns(delay), fn, arg)
+
+    @contextlib.contextmanager
+    def background(self) -> Iterator[None]:
+        """Make timers created in a block background ones, not left behind at the end."""
+        token = _BACKGROUND.set(True)
+        try:
+            yield
+        finally:
+            _BACKGROUND.reset(token)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from rpcsim.errors import FiberKilled
 from rpcsim.real._home import task_label
+from rpcsim.real._telling import take_failures
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -20,7 +21,7 @@ __all__ = ["Deadline", "end_home", "kill_home", "shut_down", "take"]
 
 # A grace of 0 still lets cancelled tasks run their `finally` blocks: this long.
 LEAST_SECONDS: Final = 0.2
-TURNS: Final = 5  # loop turns for what was closed to come to rest before we look
+TURNS: Final = 20  # loop turns for what was closed to come to rest before we look
 
 
 class Deadline:
@@ -161,19 +162,12 @@ async def shut_down(
     for call in list(engine.calls):
         call.cancel()
     await close_resources(engine, engine.test, deadline)
-    for _ in range(TURNS):
-        await asyncio.sleep(0)
-    # Software that was given to a host ends with the host. What the test itself
-    # started, and did not end, was left behind.
-    left = engine.test.lines()
-    for host in hosts:
-        if not host.has_software and host.home is not None:
-            left += host.home.lines()
     for host in reversed(hosts):
         if host.state == "running":
             await _stop(engine, host, deadline)
         else:
             host.forget_restart()
+    left = await _settled(engine)
     for home in list(engine.homes.values()):
         if home is not engine.backstage:
             await end_home(engine, home, deadline, resources=False)
@@ -184,13 +178,23 @@ async def shut_down(
     if own_loop:
         await engine.loop.shutdown_asyncgens()
         await engine.loop.shutdown_default_executor()
-    for home in engine.homes.values():
-        for error, where in home.take_failures():
-            engine.keep(error, where)
-    for job in engine.pool.failed:
-        if (failure := job.failure()) is not None:
-            engine.keep(failure, f"thread work {job.name} of host {job.host}")
+    engine.disks.close()
+    engine.kept = take_failures(engine)
     return [*left, *engine.stuck]
+
+
+async def _settled(engine: Engine) -> list[str]:
+    """Name what the test left behind, now that what the hosts owned has ended.
+
+    What is closing gets a moment: the end of a stopped host's connection takes a few
+    turns to come through the proxy.
+    """
+    for turn in range(TURNS):
+        left = engine.test.lines()
+        if not left or not any(line.startswith("connection") for line in left):
+            break
+        await asyncio.sleep(0.001 * (turn > TURNS // 2))
+    return engine.test.lines()
 
 
 async def _stop(engine: Engine, host: RealHost, deadline: Deadline) -> None:

@@ -16,12 +16,15 @@ from contextvars import Context, ContextVar, copy_context
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from rpcsim.errors import Disconnected, SimulationError
-from rpcsim.ports import Inexact, Ports, current_or_none, use
+from rpcsim.ports import Ports, current_or_none, use
 from rpcsim.real._bridge import RealBridge
 from rpcsim.real._clock import RealClock
 from rpcsim.real._directory import Directory
+from rpcsim.real._disk import Disks, RealDisk
 from rpcsim.real._entropy import RealEntropy
 from rpcsim.real._home import Home
+from rpcsim.real._ledger import Ledger
+from rpcsim.real._limits import Limits
 from rpcsim.real._net import RealNet
 from rpcsim.real._network import RealNetwork
 from rpcsim.real._pool import Pool
@@ -36,6 +39,9 @@ if TYPE_CHECKING:
     from rpcsim.trace import Level
 
 __all__ = ["TEST", "Engine"]
+
+# A test's traceback ends at the test's own line: pytest leaves our frames out.
+__tracebackhide__ = True
 
 T = TypeVar("T")
 
@@ -53,6 +59,8 @@ class Engine:
         level: Of the trace.
         faults: Whether connections between hosts go through the fault proxy.
         max_threads: Blocking calls at one time.
+        strict: Whether faults that cannot be exact here are refused.
+        limits: Of connections.
         keep_errors: Whether failures nobody took wait for the end of the run; else
             they go to asyncio's own handler, which logs them.
         address: Loopback address of host `test`; `""` for the machine's own.
@@ -66,6 +74,8 @@ class Engine:
         level: Level,
         faults: bool,
         max_threads: int,
+        strict: bool = False,
+        limits: Limits | None = None,
         keep_errors: bool = True,
         address: str = "127.0.0.1",
         host: str = TEST,
@@ -76,7 +86,8 @@ class Engine:
         self.directory: Final = Directory(whole_machine=not address)
         self.keep_errors: Final = keep_errors
         self.kept: list[Exception] = []
-        self.inexact: dict[Inexact, None] = {}
+        self.ledger: Final = Ledger(strict=strict)
+        self.limits: Final = limits or Limits()
         self.fatal: BaseException | None = None
         self.refusing = False  # new waits from outside are turned away
         self.over = True  # no loop: not yet, or no more
@@ -88,12 +99,14 @@ class Engine:
         self.homes: Final[dict[Ports, Home]] = {}
         self._points = UnarmedPoints()
         self._trace_lock = threading.Lock()
-        self._start_ns = time.monotonic_ns()
+        self.start_ns = time.monotonic_ns()
         self._thread_id = 0
         self._shared_loop = False
+        self._foreign_factory = False
         self._restore: Callable[[], None] = _nothing
         self._max_threads = max_threads
         self.pool: Final = Pool(self, max_threads)
+        self.disks: Final = Disks()
         self.net: Final = RealNet(self, faults=faults)
         # Proxies and the shutdown run as this one: nobody's leftovers.
         self.backstage: Final = self.new_home("backstage", 0, address)
@@ -121,6 +134,7 @@ class Engine:
         self._thread_id = threading.get_ident()
         self.hurry = loop.create_future()
         make, handle = loop.get_task_factory(), loop.get_exception_handler()
+        self._foreign_factory = make is not None
 
         def factory(
             of: asyncio.AbstractEventLoop, coro: Any, **options: Any
@@ -235,6 +249,16 @@ class Engine:
         context = self.context_of(self.backstage)
         return self.loop.create_task(work, name=name, context=context)
 
+    def eager_task(self, work: Coroutine[Any, Any, T]) -> asyncio.Future[T]:
+        """Start a task whose first step is made at once (Python 3.12 and later)."""
+        if self._foreign_factory:
+            return self.loop.create_task(work)
+        make: Any = asyncio.Task  # `eager_start` is not there on 3.11
+        task: asyncio.Task[T] = make(work, loop=self.loop, eager_start=True)
+        if not task.done():
+            self._adopt(task, None)
+        return task
+
     def check_loop(self, what: str) -> None:
         """Refuse coroutines of this runtime on a loop that is another's."""
         running = asyncio.get_running_loop()
@@ -261,9 +285,10 @@ class Engine:
             clock=RealClock(self, home),
             network=RealNetwork(self, home),
             entropy=self.entropy,
+            disk=RealDisk(self.disks, home),
             bridge=RealBridge(self, home),
             points=self._points,
-            trace=RealSink(self.trace, host, self._start_ns, self._trace_lock),
+            trace=RealSink(self.trace, host, self.start_ns, self._trace_lock),
             services=self.services,
         )
         self.homes[home.ports] = home
@@ -341,10 +366,6 @@ class Engine:
         """Have the end wait for nothing that can be cut short."""
         if not self.hurry.done():
             self.hurry.set_result(None)
-
-    def note_inexact(self, fault: str, reason: str) -> None:
-        """Record that a fault was not exact; once for equal ones."""
-        self.inexact[Inexact(fault, reason)] = None
 
 
 def _nothing() -> None:

@@ -118,7 +118,7 @@ class Home:
                 for connection in self.connections
                 if not connection.is_closing()
             ),
-            *(f"{timer.label} {of}" for timer in self.timers),
+            *(f"{timer.label} {of}" for timer in self.timers if not timer.background),
             *(f"thread {job.thread!r} running {job.name} {of}" for job in self.jobs),
         ]
 

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 __all__ = ["RealHost"]
 
+# A test's traceback ends at the test's own line: pytest leaves our frames out.
+__tracebackhide__ = True
+
 
 class RealHost:
     """`rpcsim.ports.Host` in this process: its code shares the runtime's loop.
@@ -189,12 +192,8 @@ class RealHost:
         if self.state != "running":
             raise self._wrong("cannot crash")
         assert self.home is not None
+        self._engine.ledger.fault("crash", f"crash({kind!r}) of host {self.name!r}")
         self.state = "crashed"
-        self._engine.note_inexact(
-            "crash",
-            "hosts share the process: connections are reset, tasks cancelled, and "
-            "finally blocks run",
-        )
         data = (("kind", kind), ("incarnation", self.incarnation))
         self.home.ports.trace.emit("host.crash", data)
         kill_home(self._engine, self.home)

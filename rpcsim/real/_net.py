@@ -2,7 +2,8 @@
 
 State lives on the loop's thread; the public methods may be called from any. What is
 cut or slow here is asked by `_network.py` before it connects and by the proxy of
-`_proxy.py` for every piece of data.
+`_proxy.py` for every piece of data. `_shapes.py` has the settings of links,
+`_flight.py` what is held, `_messages.py` the rules about messages.
 """
 
 from __future__ import annotations
@@ -12,20 +13,28 @@ import errno
 import time
 from dataclasses import dataclass, field
 from difflib import get_close_matches
-from typing import TYPE_CHECKING, Any, Final, Literal, Self, TypeAlias
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
 from rpcsim.errors import PlanError, SimulationError
-from rpcsim.ports import NANOS, Inexact, duration_text, to_ns
+from rpcsim.ports import NANOS
+from rpcsim.real._flight import Flights
+from rpcsim.real._meddling import Connection, Meddling, NetFault
+from rpcsim.real._messages import Messages
 from rpcsim.real._proxy import open_proxy
+from rpcsim.real._shapes import Shape, Shapes, names_pair, read_settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from rpcsim.ports import Address
+    from rpcsim.ports import Address, RpcMatch
     from rpcsim.real._engine import Engine
     from rpcsim.real._proxy import Relay
 
-__all__ = ["NetFault", "RealNet"]
+__all__ = ["Connection", "NetFault", "RealNet"]
+
+# A test's traceback ends at the test's own line: pytest leaves our frames out.
+__tracebackhide__ = True
 
 Side: TypeAlias = "tuple[str, ...]"  # host names; ("*",) is every host
 SYN_TIMEOUT_NS: Final = 127 * NANOS  # Linux with its default of six retries
@@ -56,73 +65,31 @@ class Cut:
         """Whether data from `src` to `dst` is held by it."""
         if src == dst:
             return False
-        hit = _pair(src, dst, self.left, self.right) or (
-            self.both and _pair(dst, src, self.left, self.right)
+        hit = names_pair(src, dst, self.left, self.right) or (
+            self.both and names_pair(dst, src, self.left, self.right)
         )
         return hit and not any(
-            _pair(src, dst, a, b) or _pair(dst, src, a, b) for a, b in self.repaired
+            names_pair(src, dst, a, b) or names_pair(dst, src, a, b)
+            for a, b in self.repaired
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Shape:
-    """One setting of links, as `net.link` was told.
-
-    Attributes:
-        src: Hosts at the sending side.
-        dst: Hosts at the receiving side.
-        draw_ns: Gives the delay of the next piece, from a stream.
-    """
-
-    src: Side
-    dst: Side
-    draw_ns: Callable[[Any], int]
-
-    def rank(self, src: str, dst: str) -> int:
-        """How closely it names the pair: -1 not at all, 0 by `*`, 2 both by name."""
-        if not _pair(src, dst, self.src, self.dst):
-            return -1
-        return (src in self.src) + (dst in self.dst)
-
-
-class NetFault:
-    """A fault of the network in force; leaving its block, or `undo`, lifts it."""
-
-    __slots__ = ("_text", "_undo", "active")
-
-    def __init__(self, text: str, undo: Callable[[], None]) -> None:
-        self._text = text
-        self._undo = undo
-        self.active = True
-
-    def __repr__(self) -> str:
-        return f"<{self._text}{'' if self.active else ', undone'}>"
-
-    def undo(self) -> None:
-        """Lift it; doing so twice, or after the run, does nothing."""
-        if self.active:
-            self.active = False
-            self._undo()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.undo()
-
-
-class RealNet:
+class RealNet(Meddling):
     """`rpcsim.ports.Net` over loopback sockets."""
 
     def __init__(self, engine: Engine, *, faults: bool) -> None:
         self.faults: Final = faults
-        self.late_ns = 0  # the greatest lateness of a delayed piece
         self.relays: dict[Relay, None] = {}
         self._engine = engine
+        self._failing = []
         self._cuts: list[Cut] = []
-        self._shapes: list[Shape] = []
+        self.shapes: Final = Shapes(engine.entropy.stream)
+        self.flights = Flights(engine)
+        self.quiet = True  # nothing is cut, held or shaped: pieces just pass
         self._dark: set[str] = set()  # crashed hosts, silent as without power
         self._changed: list[asyncio.Future[None]] = []
+        # Made by the first `rpc`: messages without rules cost one look.
+        self.messages: Messages | None = None
         # Connects that have reached the proxy's socket but not the listener's yet.
         self._arrivals: dict[str, asyncio.Future[None]] = {}
 
@@ -139,8 +106,11 @@ class RealNet:
         *,
         both: bool = True,
         latency: Any = None,
+        bandwidth: float | None = None,
+        loss: float | None = None,
+        **more: Any,
     ) -> None:
-        """Delay what goes from `a` to `b`, and back if `both`.
+        """Shape what goes from `a` to `b`, and back if `both`.
 
         Args:
             a: A host, several, or `"*"` for all.
@@ -148,20 +118,32 @@ class RealNet:
             both: Whether the way back is shaped too.
             latency: The least delay of each piece: a duration, or a distribution with
                 `draw(stream)` giving nanoseconds. `None` changes nothing.
+            bandwidth: Bits per second, for all connections of a direction together.
+            loss: Probability, 0 to 1, that a piece is lost: its stream then stalls.
+            **more: Settings of the simulation that real sockets do not offer, such as
+                `slicer`; the run's report names them.
 
         Raises:
             PlanError: The runtime has no proxy to delay anything in.
+            InexactFault: The run is strict, and a setting is not exact here.
         """
         left, right = self._side(a), self._side(b)
-        if latency is None:
+        given = {"latency": latency, "bandwidth": bandwidth, "loss": loss, **more}
+        settings, missing = read_settings(given)
+        if settings:
+            self._need_proxy(f"link({'=..., '.join(settings)}=...)")
+        told = f"link({a!r}, {b!r})"
+        for name in (*settings, *missing):
+            self._engine.ledger.fault(name, f"{told} with {name}={given[name]!r}")
+        if not settings:
             return
-        draw = _drawing(latency)
-        self._need_proxy("link(latency=...)")
 
         def apply() -> None:
-            self._shapes.append(Shape(left, right, draw))
+            shapes = [Shape(left, right, settings)]
             if both:
-                self._shapes.append(Shape(right, left, draw))
+                shapes.append(Shape(right, left, settings))
+            self.shapes.add(*shapes)
+            self.changed()
 
         self._engine.do(apply)
 
@@ -186,17 +168,11 @@ class RealNet:
         if direction == "b->a":
             left, right = right, left
         cut = Cut(left, right, both=direction == "both")
-        self._engine.note_inexact(
-            "partition", "bytes that had passed the proxy still arrive"
-        )
         self._engine.do(self._begin, cut)
 
-        def undo() -> None:
-            # After the run there is nothing left to repair, nor a loop to do it.
-            if not self._engine.over:
-                self._engine.do(self._end, cut)
-
-        return NetFault(f"partition {cut}", undo)
+        return NetFault(
+            f"partition {cut}", partial(self._after_run, partial(self._end, cut))
+        )
 
     def repair(self, a: str | Sequence[str], b: str | Sequence[str]) -> None:
         """Let data between two sides pass again, in both directions."""
@@ -205,7 +181,7 @@ class RealNet:
         def apply() -> None:
             for cut in self._cuts:
                 cut.repaired.append((left, right))
-            self._tell("repair", f"{'+'.join(left)} <-> {'+'.join(right)}")
+            self._tell("partition", "repair", f"{'+'.join(left)} <-> {'+'.join(right)}")
 
         self._engine.do(apply)
 
@@ -215,21 +191,38 @@ class RealNet:
         def apply() -> None:
             if self._cuts:
                 self._cuts.clear()
-                self._tell("repair", "*")
+                self._tell("partition", "repair", "*")
 
         self._engine.do(apply)
 
+    def rpc(self, **match: Any) -> RpcMatch:
+        """Choose messages by what they mean, for a rule: `net.rpc(...).drop()`.
+
+        Rules act where messages are written, and need no proxy.
+
+        Args:
+            **match: `kind`, `method`, `call_no`, `attempt`, `src`, `dst`, `system`,
+                `call_id` and `labels`, as `rpcsim.ports.RpcMatch` takes them.
+        """
+        if self.messages is None:
+            self.messages = Messages(self._engine)
+        return self.messages.match(**match)
+
+    def unreached(self) -> list[str]:
+        """Name the RPC rules that never matched anything, in order of adding."""
+        return [] if self.messages is None else self.messages.rules.book.unreached()
+
     def _begin(self, cut: Cut) -> None:
         self._cuts.append(cut)
-        self._tell("begin", str(cut))
+        self._tell("partition", "begin", str(cut))
 
     def _end(self, cut: Cut) -> None:
         if cut in self._cuts:
             self._cuts.remove(cut)
-            self._tell("end", str(cut))
+            self._tell("partition", "end", str(cut))
 
-    def _tell(self, what: str, between: str) -> None:
-        data = (("kind", "partition"), ("do", what), ("between", between))
+    def _tell(self, kind: str, what: str, between: str) -> None:
+        data = (("kind", kind), ("do", what), ("between", between))
         self._engine.test.ports.trace.emit("fault", data)
         self.changed()
 
@@ -261,15 +254,9 @@ class RealNet:
         return any(cut.holds(src, dst) for cut in self._cuts)
 
     def delay_ns(self, src: str, dst: str) -> int:
-        """Draw the least delay of the next piece: the closest, latest shape decides."""
-        best, draw = -1, None
-        for shape in self._shapes:
-            rank = shape.rank(src, dst)
-            if rank >= best and rank >= 0:
-                best, draw = rank, shape.draw_ns
-        if draw is None:
-            return 0
-        return max(0, draw(self._engine.entropy.stream(f"net/{src}>{dst}")))
+        """Draw how long a packet of a connect is under way."""
+        way = self.shapes.way(src, dst)
+        return 0 if way is None else way.delay_ns()
 
     def set_dark(self, host: str, *, dark: bool) -> None:
         """Have a host answer nobody, as one without power; or answer again."""
@@ -278,6 +265,7 @@ class RealNet:
 
     def changed(self) -> None:
         """Let everything that waits look again."""
+        self.quiet = not (self._cuts or self.shapes or self.flights.holding)
         waiting, self._changed = self._changed, []
         for future in waiting:
             if not future.done():
@@ -290,7 +278,10 @@ class RealNet:
 
         Raises:
             TimeoutError: `ETIMEDOUT`, after the system's usual limit.
+            OSError: A fault says so.
         """
+        await self.flights.connect(src, dst, label)
+        self.fail_if_told("connect", dst, place[1])
 
         def answered() -> bool:
             cut = self.is_cut(src, dst) or self.is_cut(dst, src)
@@ -351,30 +342,3 @@ class RealNet:
         """Put a proxy before a listener; it is the machine's, not the host's."""
         work = open_proxy(self._engine, host, place, real)
         return await self._engine.backstage_task(work, f"proxy of {host}:{place[1]}")
-
-    def late(self, late_ns: int) -> None:
-        """Note how late a delayed piece left."""
-        self.late_ns = max(self.late_ns, late_ns)
-
-    def inexact(self) -> list[Inexact]:
-        """Give what the report says of delays."""
-        if not self._shapes:
-            return []
-        reason = "a lower bound: the machine may be later"
-        return [
-            Inexact("latency", reason, f"at most {duration_text(self.late_ns)} late")
-        ]
-
-
-def _pair(src: str, dst: str, left: Side, right: Side) -> bool:
-    return (src in left or left == ("*",)) and (dst in right or right == ("*",))
-
-
-def _drawing(latency: Any) -> Callable[[Any], int]:
-    draw = getattr(latency, "draw", None)
-    if callable(draw):
-        return lambda stream: int(draw(stream))
-    fixed = to_ns(latency)
-    if fixed < 0:
-        raise ValueError(f"a latency cannot be negative: {latency!r}")
-    return lambda stream: fixed

@@ -10,23 +10,24 @@ import socket
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
-from rpcsim.ports import NANOS, duration_text, endpoint, to_ns
+from rpcsim.ports import NANOS, duration_text, endpoint, ssl_context, to_ns
 from rpcsim.real._transport import Wire
 
 if TYPE_CHECKING:
     import ssl
     from collections.abc import Callable, Sequence
 
-    from rpcsim.ports import Address, Duration, Transport
+    from rpcsim.ports import TLS, Address, Duration, Transport
     from rpcsim.real._directory import Dial
     from rpcsim.real._engine import Engine
     from rpcsim.real._home import Home
 
 __all__ = ["RealListener", "RealNetwork", "dialling_socket"]
 
-P = TypeVar("P", bound=asyncio.Protocol)
+# A test's traceback ends at the test's own line: pytest leaves our frames out.
+__tracebackhide__ = True
 
-HANDSHAKE_SECONDS: Final = 10.0
+P = TypeVar("P", bound=asyncio.Protocol)
 
 
 class RealNetwork:
@@ -70,22 +71,21 @@ class RealNetwork:
         protocol_factory: Callable[[], P],
         address: Address,
         *,
-        tls: ssl.SSLContext | None = None,
+        tls: ssl.SSLContext | TLS | None = None,
         timeout: Duration | None = None,
     ) -> tuple[Transport, P]:
         """Open a connection from this host's own address.
 
         Raises:
             OSError: Refused, unreachable, or no such name (`gaierror`).
-            TimeoutError: Nobody answered within `timeout`, or the system's own limit.
+            TimeoutError: Nobody answered within `timeout`, or the runtime's own limit.
             HostDown: This host has ended.
         """
         self._engine.check_loop(f"connect to {endpoint(address)}")
         self._home.check_alive(f"connect to {endpoint(address)}")
-        work = self._connect(protocol_factory, address, tls)
-        if timeout is None:
-            return await work
-        limit = to_ns(timeout)
+        context = ssl_context(tls, server=False)
+        work = self._connect(protocol_factory, address, context)
+        limit = to_ns(self._engine.limits.connect if timeout is None else timeout)
         try:
             async with asyncio.timeout(max(0, limit) / NANOS) as scope:
                 return await work
@@ -132,8 +132,9 @@ class RealNetwork:
         dial = directory.dial(host, target, place[1], place)
         try:
             await engine.net.reach(host, target, place, dial.label)
-        except TimeoutError:
-            self._refused(dial, "timeout")
+        except OSError as error:
+            timed = isinstance(error, TimeoutError)
+            self._refused(dial, "timeout" if timed else "fault")
             raise
         if place not in directory.listeners and target != engine.test.host:
             # Not even tried: host addresses are the same in every run, and whoever
@@ -167,7 +168,7 @@ class RealNetwork:
             where |= {
                 "ssl": tls,
                 "server_hostname": name,
-                "ssl_handshake_timeout": HANDSHAKE_SECONDS,
+                "ssl_handshake_timeout": self._engine.limits.handshake_seconds,
             }
         make = partial(Wire, self._engine, self._home, factory, dial=dial)
         inner, wire = await self._engine.loop.create_connection(make, **where)
@@ -197,7 +198,7 @@ class RealNetwork:
         protocol_factory: Callable[[], asyncio.Protocol],
         address: Address,
         *,
-        tls: ssl.SSLContext | None = None,
+        tls: ssl.SSLContext | TLS | None = None,
         backlog: int = 100,
     ) -> RealListener:
         """Accept connections at an address of this host; port 0 picks a free one.
@@ -212,6 +213,7 @@ class RealNetwork:
         directory = engine.directory
         place = (directory.bindable(address[0], home.host), address[1])
         directory.check_free(place, home.host)
+        engine.net.fail_if_told("listen", home.host, address[1])
         sockets = self._bind(place)
         port: int = place[1] or sockets[0].getsockname()[1]
         bound = [
@@ -220,9 +222,11 @@ class RealNetwork:
         ]
         listener = RealListener(engine, home, bound)
         options: dict[str, Any] = {"backlog": backlog}
-        if tls is not None:
-            options |= {"ssl": tls, "ssl_handshake_timeout": HANDSHAKE_SECONDS}
-        make = partial(Wire, engine, home, protocol_factory, listening=port)
+        context = ssl_context(tls, server=True)
+        if context is not None:
+            seconds = engine.limits.handshake_seconds
+            options |= {"ssl": context, "ssl_handshake_timeout": seconds}
+        make = partial(Wire, engine, home, protocol_factory, listener=listener)
         try:
             for sock in sockets:
                 server = await engine.loop.create_server(make, sock=sock, **options)
@@ -271,7 +275,7 @@ class RealNetwork:
                 ) from error
         # Another run on this machine has the same host at the same port. Hosts are
         # reached through the address book alone, so any port does.
-        self._engine.note_inexact(
+        self._engine.ledger.note(
             "port", f"{endpoint(place)} was taken by another program; moved"
         )
         return [_listening_socket((place[0], 0))]
@@ -280,7 +284,7 @@ class RealNetwork:
 class RealListener:
     """A place where connections are accepted."""
 
-    __slots__ = ("_engine", "_home", "addresses", "closed", "servers")
+    __slots__ = ("_engine", "_home", "accepted", "addresses", "closed", "servers")
 
     def __init__(
         self, engine: Engine, home: Home, addresses: Sequence[Address]
@@ -289,6 +293,7 @@ class RealListener:
         self._home = home
         self.addresses: Final = addresses
         self.servers: list[asyncio.Server] = []
+        self.accepted = 0  # connections that are open
         self.closed = False
 
     def __repr__(self) -> str:
@@ -299,6 +304,11 @@ class RealListener:
     def label(self) -> str:
         """What reports call it."""
         return f"listener {', '.join(map(endpoint, self.addresses))}"
+
+    @property
+    def port(self) -> int:
+        """The port it was asked to listen at, which labels have."""
+        return self.addresses[0][1]
 
     def close(self) -> None:
         """Stop accepting; open connections stay."""

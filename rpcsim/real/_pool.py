@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Job", "Pool"]
 
+# A test's traceback ends at the test's own line: pytest leaves our frames out.
+__tracebackhide__ = True
+
 SHOWN: Final = 6  # links of the chain of waits shown at each end
 
 

@@ -16,12 +16,14 @@ from typing import TYPE_CHECKING, Final, TypeAlias, cast
 
 from rpcsim.ports import NANOS
 from rpcsim.real._network import dialling_socket
+from rpcsim.real._shapes import FIRST_RETRY_NS
 from rpcsim.real._transport import reset
 
 if TYPE_CHECKING:
     from rpcsim.ports import Address
     from rpcsim.real._directory import Dial
     from rpcsim.real._engine import Engine
+    from rpcsim.real._flight import Flight
 
 __all__ = ["Lane", "Relay", "open_proxy"]
 
@@ -66,6 +68,8 @@ class Relay:
         self.out = Lane(engine, self, self.near, self.far)
         self.back = Lane(engine, self, self.far, self.near)
         self.near.lane, self.far.lane = self.out, self.back
+        self.label = ""  # of the connection, known when we know who dialled
+        self.silent = False  # nothing arrives any more, and nobody is told
         self._task: asyncio.Task[None] | None = None
 
     def __repr__(self) -> str:
@@ -78,6 +82,7 @@ class Relay:
         assert self.near.transport is not None
         peer = self.near.transport.get_extra_info("peername")
         dial = engine.directory.dialled(peer, self._host, self._place[1])
+        self.label = dial.label
         self.out.src = self.back.dst = dial.host
         self.out.dst = self.back.src = self._host
         self._task = engine.backstage_task(self._dial(dial), f"relay {dial.label}")
@@ -113,6 +118,28 @@ class Relay:
         """Let both lanes deliver what may pass now."""
         self.out.pump()
         self.back.pump()
+
+    def lane_from(self, host: str) -> Lane:
+        """Give the direction a host sends in."""
+        for lane in (self.out, self.back):
+            if lane.src == host:
+                return lane
+        raise ValueError(
+            f"{host!r} is at no side of {self.label}: say {self.out.src!r} or "
+            f"{self.out.dst!r}"
+        )
+
+    def reset(self) -> None:
+        """Have both ends see a reset, whatever is on its way."""
+        for end in (self.near, self.far):
+            if end.transport is not None and not end.lost:
+                reset(end.transport)
+        self.close()
+
+    def silence(self, silent: bool) -> None:
+        """Let nothing arrive any more, ends included; or let all of it go on."""
+        self.silent = silent
+        self.pump()
 
     def check_done(self) -> None:
         """End when both directions are through, or nobody is left to talk to."""
@@ -192,12 +219,13 @@ class Lane:
         self.src = self.dst = ""
         self.ended = False  # end-of-file or a reset was put
         self.over = False  # ... and delivered
+        self.size = 0
         self._engine = engine
         self._source = source
         self._sink = sink
-        self._pieces: deque[tuple[int, Piece]] = deque()
-        self.size = 0
+        self._pieces: deque[Flight] = deque()
         self._last_due = 0
+        self._left: int | None = None  # bytes that may still come, if it is cut off
         self._timer: asyncio.TimerHandle | None = None
         self._paused = False
 
@@ -205,17 +233,58 @@ class Lane:
         """Take the next piece."""
         if self.over:
             return
+        if self._left is not None and isinstance(piece, bytes | None):
+            self._put_rest(piece)
+            return
+        self._put(piece)
+
+    def _put_rest(self, piece: bytes | None) -> None:
+        """Take what a cut leaves of a piece, then the end; more is swallowed."""
+        if self.ended:
+            return
+        rest = b"" if piece is None else piece[: self._left]
+        self._left = 0 if piece is None else (self._left or 0) - len(rest)
+        if rest:
+            self._put(rest)
+        if not self._left:
+            self._put(END)
+
+    def cut_off(self, size: int) -> None:
+        """End this direction after so many bytes more."""
+        if not self.ended:
+            self._left = size
+            if not size:
+                self._put(END)
+
+    def _put(self, piece: Piece) -> None:
+        sink, net = self._sink, self._engine.net
+        if (
+            net.quiet
+            and not self.relay.silent
+            and not self._pieces
+            and isinstance(piece, bytes)
+            and sink.transport is not None
+            and not sink.full
+        ):
+            if not sink.lost:
+                sink.transport.write(piece)
+            return
+        flight = net.flights.add(
+            _kind(piece), self.src, self.dst, self.relay.label, piece
+        )
+        way = net.shapes.way(self.src, self.dst)
         due = 0
-        delay = self._engine.net.delay_ns(self.src, self.dst)
-        if delay or self._last_due:
+        if way is not None:
+            due = way.due_ns(flight.size, flight.sent_ns)
+            flight.faults = way.faults
+        if due or self._last_due:
             # Pieces keep their order even when a later one draws a shorter delay.
-            due = max(time.monotonic_ns() + delay, self._last_due)
-            self._last_due = due
+            due = self._last_due = max(due, self._last_due)
+        flight.due_ns = due
         if not isinstance(piece, bytes):
             self.ended = True
-        else:
-            self.size += len(piece)
-        self._pieces.append((due, piece))
+        self.size += flight.size
+        self._pieces.append(flight)
         self.pump()
         self._press()
 
@@ -235,18 +304,27 @@ class Lane:
         """Deliver every piece that may leave now."""
         sink, net = self._sink, self._engine.net
         while self._pieces and not self.over:
-            due, piece = self._pieces[0]
+            flight = self._pieces[0]
+            piece = flight.data
             now = time.monotonic_ns()
-            if net.is_cut(self.src, self.dst) or (sink.full and piece is not END):
+            if flight.held or self.relay.silent or net.is_cut(self.src, self.dst):
                 break
-            if due > now:
-                self._wake_at(due)
+            if sink.full and piece is not END:
+                break
+            if flight.dropped:
+                # Sent again by the sender's system, which is what a loss looks like.
+                flight.dropped = False
+                flight.due_ns = self._last_due = now + FIRST_RETRY_NS
+                flight.faults = ("loss",)
+            if flight.due_ns > now:
+                self._wake_at(flight.due_ns)
                 break
             if sink.transport is None and not isinstance(piece, ConnectionError):
                 break  # still dialling
-            if due:
-                net.late(now - due)
+            for fault in flight.faults:
+                self._engine.ledger.late(fault, now - flight.due_ns)
             self._pieces.popleft()
+            net.flights.landed(flight)
             self._deliver(piece)
         self._press()
 
@@ -272,9 +350,23 @@ class Lane:
             self._timer.cancel()
         self._timer = self._engine.loop.call_at(due / NANOS, self.pump)
 
+    def forget(self) -> None:
+        """Drop everything that is on its way."""
+        for flight in self._pieces:
+            self._engine.net.flights.landed(flight)
+        self._pieces.clear()
+        self.size = 0
+        self._press()
+
     def stop(self) -> None:
         """Deliver nothing more."""
         self.over = True
-        self._pieces.clear()
+        self.forget()
         if self._timer is not None:
             self._timer.cancel()
+
+
+def _kind(piece: Piece) -> str:
+    if isinstance(piece, bytes):
+        return "data"
+    return "fin" if piece is END else "rst"

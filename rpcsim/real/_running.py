@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 
 __all__ = ["run_main"]
 
+# A test's traceback ends at the test's own line: pytest leaves our frames out.
+__tracebackhide__ = True
+
 
 def run_main(ports: Ports, main: Main) -> Any:
     """Run `main` as the host of `ports`, from a thread that may block.

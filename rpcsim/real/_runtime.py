@@ -13,10 +13,11 @@ from rpcsim.real._ending import shut_down
 from rpcsim.real._engine import Engine
 from rpcsim.real._host import RealHost
 from rpcsim.real._running import run_main
+from rpcsim.real._telling import take_failures, tell_leftovers, tell_waiting
 from rpcsim.real._thread import LoopThread, make_loop
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from contextvars import Token
     from types import TracebackType
 
@@ -29,10 +30,14 @@ if TYPE_CHECKING:
         Ports,
         WorldClock,
     )
+    from rpcsim.real._limits import Limits
     from rpcsim.real._net import RealNet
     from rpcsim.trace import Level, Trace
 
 __all__ = ["Runtime"]
+
+# A test's traceback ends at the test's own line: pytest leaves our frames out.
+__tracebackhide__ = True
 
 NAME: Final = re.compile(r"[A-Za-z0-9._-]+")
 
@@ -52,6 +57,9 @@ class Runtime:
         max_threads: Blocking calls that may run, or wait, at one time.
         trace: What is recorded: `"protocol"`, `"steps"` or `"off"`.
         grace: How long the end waits for running calls and orderly stops.
+        strict: Whether a fault that cannot be exact here raises `InexactFault` when
+            it is asked for; else it is told in `inexact`.
+        limits: How many connections, bytes and seconds are taken on.
 
     Raises:
         ImportError: uvloop is asked for and missing.
@@ -68,6 +76,8 @@ class Runtime:
         max_threads: int = 256,
         trace: Level = "protocol",
         grace: Duration = 5,
+        strict: bool = False,
+        limits: Limits | None = None,
     ) -> None:
         self.seed: Final = seed
         self._make_loop = make_loop(loop)
@@ -76,6 +86,8 @@ class Runtime:
             "level": trace,
             "faults": faults,
             "max_threads": max_threads,
+            "strict": strict,
+            "limits": limits,
         }
         self._grace: Final = to_ns(grace) / NANOS
         self._thread: LoopThread | None = None
@@ -139,7 +151,7 @@ class Runtime:
     @property
     def inexact(self) -> Sequence[Inexact]:
         """Faults that were not exact here, in order of first use."""
-        return (*self._engine.inexact, *self._engine.net.inexact())
+        return self._engine.ledger.entries()
 
     # -- hosts and programs --------------------------------------------------------------
 
@@ -189,12 +201,12 @@ class Runtime:
         own = [given for given in addresses if given.startswith("127.")]
         address = own[0] if own else directory.free_address()
         if addresses and not own:
-            engine.note_inexact(
+            engine.ledger.note(
                 "addresses", f"host {name} is at {address}, not {', '.join(addresses)}"
             )
         if not can_bind(address):
             directory.virtual.add(address)
-            engine.note_inexact(
+            engine.ledger.note(
                 "addresses",
                 f"this machine has no {address}: host {name} shares 127.0.0.1",
             )
@@ -220,6 +232,20 @@ class Runtime:
             raise SimulationError(
                 f"{what}: this runtime is not running; use it inside `with runtime:`"
             )
+
+    # -- what goes on ----------------------------------------------------------------------
+
+    def take_failures(self) -> list[Exception]:
+        """Take the failures of tasks and callbacks kept so far; they count as seen."""
+        return self._engine.do(take_failures, self._engine)
+
+    def leftovers_now(self) -> Iterator[str]:
+        """Tell what is there now, one line each."""
+        return iter(self._engine.do(lambda: list(tell_leftovers(self._engine))))
+
+    def waiting_now(self) -> Iterator[str]:
+        """Tell what each task and thread that is not done waits for, one line each."""
+        return iter(self._engine.do(lambda: list(tell_waiting(self._engine))))
 
     # -- the block -----------------------------------------------------------------------
 

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
 __all__ = ["LoopThread", "make_loop"]
 
+# A test's traceback ends at the test's own line: pytest leaves our frames out.
+__tracebackhide__ = True
+
 
 def make_loop(kind: str) -> Callable[[], asyncio.AbstractEventLoop]:
     """Give what makes an event loop of a kind.
@@ -97,6 +100,10 @@ class LoopThread:
             except KeyboardInterrupt as error:
                 interrupt = error
                 engine.post(engine.hasten)
+                # It may come between the lock and the return of `block`: a second wait
+                # for the lock would never end.
+                if waiter.settled:
+                    break
         engine.post(self._stop)
         self._thread.join()
         engine.pool.join()

@@ -21,11 +21,11 @@ if TYPE_CHECKING:
     from rpcsim.real._directory import Dial, Directory
     from rpcsim.real._engine import Engine
     from rpcsim.real._home import Home
+    from rpcsim.real._network import RealListener
 
 __all__ = ["StreamTransport", "Wire", "reset"]
 
 FLUSH_AT: Final = 64 * 1024
-HIGH_WATER: Final = 1024 * 1024
 LINGER_RESET: Final = struct.pack("ii", 1, 0)
 
 
@@ -78,7 +78,7 @@ class StreamTransport(asyncio.Transport):
         self._flushing = False
         self._closing = False
         self._ended: asyncio.Future[None] | None = None
-        inner.set_write_buffer_limits(high=HIGH_WATER)
+        inner.set_write_buffer_limits(high=engine.limits.write_buffer)
 
     def __repr__(self) -> str:
         state = "closing" if self.is_closing() else "open"
@@ -105,10 +105,14 @@ class StreamTransport(asyncio.Transport):
         for data in list_of_data:
             self.write(data)
 
-    def write_message(self, frame: bytes, info: MessageInfo) -> None:
-        """Send one whole frame, and record what it means."""
+    def write_message(self, frame: bytes, info: MessageInfo) -> bool:
+        """Send one whole frame, and record what it means; rules may decide else."""
         self._home.ports.trace.emit(f"call.{info.kind}", message_data(info))
+        messages = self._engine.net.messages
+        if messages is not None:
+            return messages.send(self, frame, info)
         self.write(frame)
+        return True
 
     def _flush_turn(self) -> None:
         self._flushing = False
@@ -195,8 +199,8 @@ class StreamTransport(asyncio.Transport):
         return self._inner.get_write_buffer_limits()
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
-        """Give facts by asyncio's names, and our own label as `label`."""
-        if name == "label":
+        """Give facts by asyncio's names, and our own label as `connection`."""
+        if name == "connection":
             return self.label
         if name == "peername" and self._place is not None:
             return self._place
@@ -226,7 +230,7 @@ class Wire(asyncio.Protocol):
         home: Whose end this is.
         factory: Makes the user's protocol.
         dial: Which connection it is; `None` on the accepting side, which finds out.
-        listening: Name and port of the listener, on the accepting side.
+        listener: Where it came in, on the accepting side.
     """
 
     data_received: Callable[[bytes], None]  # type: ignore[assignment]  # see above
@@ -240,12 +244,12 @@ class Wire(asyncio.Protocol):
         factory: Callable[[], asyncio.BaseProtocol],
         *,
         dial: Dial | None = None,
-        listening: int = 0,
+        listener: RealListener | None = None,
     ) -> None:
         self._engine = engine
         self._home = home
         self._dial = dial
-        self._port = listening
+        self._listener = listener
         self.transport: StreamTransport | None = None
         self.serve(factory())
 
@@ -265,20 +269,36 @@ class Wire(asyncio.Protocol):
         inner = cast("asyncio.Transport", made)  # uvloop's only look like it
         dial = self._dial
         if dial is None:
+            assert self._listener is not None
             peer = inner.get_extra_info("peername")
-            dial = self._directory.dialled(peer, self._home.host, self._port)
+            port = self._listener.port
+            dial = self._directory.dialled(peer, self._home.host, port)
         place = self._dial.place if self._dial is not None else None
         transport = StreamTransport(self._engine, self._home, inner, dial.label, place)
         if self._home.dead:
             transport.abort()
             return
+        if self._listener is not None:
+            if self._listener.accepted >= self._engine.limits.connections:
+                self._turn_away(transport)
+                return
+            self._listener.accepted += 1
         self.transport = transport
         self._home.connections[transport] = None
         self._emit("conn.open")
         self.protocol.connection_made(transport)
 
+    def _turn_away(self, transport: StreamTransport) -> None:
+        """Close what is one too many; our protocol never hears of it."""
+        told = ("why", f"over {self._engine.limits.connections} connections")
+        pairs = (("connection", transport.label), told)
+        self._home.ports.trace.emit("conn.refused", pairs)
+        transport.abort()
+
     def eof_received(self) -> bool | None:
         """Pass the end of the peer's direction on."""
+        if self.transport is None:
+            return False
         self._emit("conn.eof")
         keep: bool | None = self.protocol.eof_received()
         return keep
@@ -292,6 +312,8 @@ class Wire(asyncio.Protocol):
             self._emit("conn.reset")
         self._emit("conn.lost", ("error", type(error).__name__ if error else None))
         transport.gone()
+        if self._listener is not None:
+            self._listener.accepted -= 1
         if not self._home.dead:
             self.protocol.connection_lost(error)
 

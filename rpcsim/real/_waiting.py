@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import sys
 import threading
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypeVar
@@ -19,7 +20,12 @@ if TYPE_CHECKING:
 
 __all__ = ["Waiter", "Waiting", "describe", "discard"]
 
+# A test's traceback ends at the test's own line: pytest leaves our frames out.
+__tracebackhide__ = True
+
 T = TypeVar("T")
+
+EAGER: Final = sys.version_info >= (3, 12)  # tasks can make their first step at once
 
 
 class Waiter:
@@ -125,6 +131,10 @@ class Waiting:
                 self._task = self._begin()
         except Exception as raised:  # noqa: BLE001 - raised in the waiting thread
             error = raised
+        except (SystemExit, KeyboardInterrupt) as raised:
+            # Of an eager first step: it ends the loop, and must not leave us waiting.
+            waiter.settle(ok=False, value=raised)
+            raise
         if error is not None or self._task is None:
             discard(self._awaitable)
             waiter.settle(ok=False, value=error)
@@ -132,6 +142,9 @@ class Waiting:
         if self._job is not None:
             self._job.waiting = self
             self._engine.pool.waits[self._task] = self._job
+        elif self._task.done():  # an eager one, at its first step
+            self._ended(waiter, self._task)
+            return
         else:
             self._engine.calls[self._task] = None
         self._task.add_done_callback(partial(self._ended, waiter))
@@ -158,6 +171,10 @@ class Waiting:
             return awaitable
         if not inspect.iscoroutine(awaitable):
             awaitable = _awaited(awaitable)
+        if EAGER and self._job is None:
+            # Saves the loop one turn, a fifth of what a wait costs. Not for threads of
+            # the pool: what they wait for must be known before its first step.
+            return self._engine.eager_task(awaitable)
         return loop.create_task(awaitable)
 
     def _ended(self, waiter: Waiter, task: asyncio.Future[Any]) -> None:

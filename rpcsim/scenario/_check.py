@@ -33,8 +33,8 @@ from rpcsim.scenario._topology import (
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
+    from rpcsim.scenario._document import Document
     from rpcsim.scenario._problems import Path, Problems
-    from rpcsim.scenario._scenario import Scenario
 
 __all__ = ["agents_of", "check_whole", "client_steps", "fault_ids", "warn_about"]
 
@@ -69,7 +69,7 @@ def _numbered(
             yield from _numbered(f"{ident}/", step.steps, (*path, index, "parallel"))
 
 
-def agents_of(scenario: Scenario) -> dict[str, str]:
+def agents_of(scenario: Document) -> dict[str, str]:
     """Give agent id to host name."""
     found: dict[str, str] = {}
     for name, host in scenario.topology.hosts.items():
@@ -80,12 +80,12 @@ def agents_of(scenario: Scenario) -> dict[str, str]:
     return found
 
 
-def fault_ids(scenario: Scenario) -> list[str]:
+def fault_ids(scenario: Document) -> list[str]:
     """Give the ids of the faults, in order."""
     return [fault.id or f"f{n}" for n, fault in enumerate(scenario.faults, 1)]
 
 
-def check_whole(scenario: Scenario, into: Problems) -> None:
+def check_whole(scenario: Document, into: Problems) -> None:
     """Report everything that does not hold between the parts."""
     # Required parts that could not be read are `None` here, whatever their type says.
     topology: Any = scenario.topology
@@ -101,7 +101,7 @@ def check_whole(scenario: Scenario, into: Problems) -> None:
     _check_faults(scenario, into)
 
 
-def warn_about(scenario: Scenario, into: Problems) -> None:
+def warn_about(scenario: Document, into: Problems) -> None:
     """Note what is suspicious and harmless."""
     inline = any(
         step.expect is not None
@@ -115,7 +115,7 @@ def warn_about(scenario: Scenario, into: Problems) -> None:
 # -- Topology ------------------------------------------------------------------------
 
 
-def _check_topology(scenario: Scenario, into: Problems) -> None:
+def _check_topology(scenario: Document, into: Problems) -> None:
     hosts = scenario.topology.hosts
     brokers = [name for name, host in hosts.items() if isinstance(host, BrokerHost)]
     seen: dict[str, str] = {}
@@ -186,7 +186,7 @@ def _check_glob(glob: str, hosts: Iterable[str], path: Path, into: Problems) -> 
 # -- Workload ------------------------------------------------------------------------
 
 
-def _place(scenario: Scenario, into: Problems) -> dict[str, _Placed]:
+def _place(scenario: Document, into: Problems) -> dict[str, _Placed]:
     placed: dict[str, _Placed] = {}
     for name, client in scenario.workload.clients.items():
         top: Path = ("workload", "clients", name)
@@ -209,7 +209,7 @@ def _place(scenario: Scenario, into: Problems) -> dict[str, _Placed]:
 
 
 def _check_client_host(
-    scenario: Scenario, host: str | None, top: Path, into: Problems
+    scenario: Document, host: str | None, top: Path, into: Problems
 ) -> None:
     hosts = scenario.topology.hosts
     if host is None:
@@ -227,7 +227,7 @@ def _check_client_host(
         into.add((*top, "host"), f'host "{host}" is a broker and runs no clients')
 
 
-def _check_steps(scenario: Scenario, steps: dict[str, _Placed], into: Problems) -> None:
+def _check_steps(scenario: Document, steps: dict[str, _Placed], into: Problems) -> None:
     agents = agents_of(scenario)
     hosts = scenario.topology.hosts
     for placed in steps.values():
@@ -371,7 +371,7 @@ def _waits(ident: str, steps: dict[str, _Placed]) -> list[str]:
 
 
 def _check_expects(
-    scenario: Scenario, steps: dict[str, _Placed], into: Problems
+    scenario: Document, steps: dict[str, _Placed], into: Problems
 ) -> None:
     for index, expect in enumerate(scenario.expect):
         path: Path = ("expect", index)
@@ -424,7 +424,7 @@ def _check_inline(expect: Expect, path: Path, into: Problems) -> None:
 # -- Faults --------------------------------------------------------------------------
 
 
-def _check_faults(scenario: Scenario, into: Problems) -> None:
+def _check_faults(scenario: Document, into: Problems) -> None:
     hosts = scenario.topology.hosts
     seen: set[str] = set()
     for index, fault in enumerate(scenario.faults):

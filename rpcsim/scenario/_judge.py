@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from rpcsim.harness import RunResult, StepOutcome
+    from rpcsim.scenario._document import Document
     from rpcsim.scenario._expects import Allowed, Expect
-    from rpcsim.scenario._scenario import Scenario
 
 __all__ = ["REAL_TOLERANCE_NS", "checks_of"]
 
@@ -26,7 +26,7 @@ __all__ = ["REAL_TOLERANCE_NS", "checks_of"]
 REAL_TOLERANCE_NS: Final = 1_000_000_000
 
 
-def checks_of(scenario: Scenario) -> tuple[CheckPlan, ...]:
+def checks_of(scenario: Document) -> tuple[CheckPlan, ...]:
     """Give the checks of a scenario, those of steps first, in the order of the file."""
     checks: list[Callable[[RunResult], Iterator[str]]] = []
     covered: set[str] = set()

@@ -62,14 +62,14 @@ if TYPE_CHECKING:
 
     from rpcsim.harness import StepContext
     from rpcsim.ports import Machine
-    from rpcsim.scenario._scenario import Scenario
+    from rpcsim.scenario._document import Document
 
 __all__ = ["lower"]
 
 Action = "Callable[[StepContext], Awaitable[Any]]"
 
 
-def lower(scenario: Scenario, *, seed: int | None = None) -> Plan:
+def lower(scenario: Document, *, seed: int | None = None) -> Plan:
     """Turn a checked scenario into a plan; imports the code it names.
 
     Args:

@@ -91,6 +91,8 @@ class Source:
             char if char.isprintable() else " " if char == "\t" else "\N{MIDDLE DOT}"
             for char in lines[line - 1]
         )
+        if not told.strip():
+            return ""
         caret = max(column - 1, 0)
         start = max(0, caret - WIDTH // 2) if len(told) > WIDTH else 0
         shown = told[start : start + WIDTH].rstrip()

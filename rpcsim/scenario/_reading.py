@@ -40,6 +40,10 @@ def source_of(path: Path) -> Source:
     if kind is None:
         hint = did_you_mean(path.suffix, KINDS) or "name it .yaml, .yml or .json"
         raise _unreadable(name, f'no scenario file ends with "{path.suffix}"', hint)
+    if path.exists() and not path.is_file():
+        # A pipe would be waited for, for ever.
+        hint = "name a file that holds a scenario"
+        raise _unreadable(name, "not a regular file", hint)
     with path.open("rb") as file:
         data = file.read(MAX_BYTES + 1)
     if len(data) > MAX_BYTES:

@@ -193,7 +193,7 @@ class VariantKind(Kind):
             into.add(path, f"expected a mapping with {self.key}, found {show(node)}")
             return FAILED
         if self.key not in node.value:
-            into.add(path, f'key "{self.key}" is missing: which {self.noun} is it')
+            into.add(path, *self._missing(node))
             return FAILED
         words = Choice(tuple(self.classes), self.later, self.noun)
         tag = words.read(node.value[self.key][1], (*path, self.key), into)
@@ -201,6 +201,14 @@ class VariantKind(Kind):
             return FAILED
         skip: Final = frozenset({self.key})
         return RecordKind.cls_read(self.classes[tag], node, path, into, skip=skip)
+
+    def _missing(self, node: Node) -> tuple[str, str]:
+        """Give what to tell of a mapping without the key, and what it is spelt as."""
+        known = {name for cls in self.classes.values() for name in table_of(cls)}
+        near = [name for name in node.value if did_you_mean(name, [self.key])]
+        misspelt = next((name for name in near if name not in known), None)
+        hint = f'is "{misspelt}" meant to be "{self.key}"?' if misspelt else ""
+        return f'key "{self.key}" is missing: which {self.noun} is it', hint
 
     def coerce(self, value: Any) -> Any:
         """Take an object of one of the classes as it is."""

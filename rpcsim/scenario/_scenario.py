@@ -3,44 +3,34 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 from rpcsim.errors import ScenarioError
 from rpcsim.harness import run_plan
 from rpcsim.scenario._check import check_whole, warn_about
+from rpcsim.scenario._document import Document
 from rpcsim.scenario._dump import dump_json, dump_yaml, named_code
-from rpcsim.scenario._expects import Expect
-from rpcsim.scenario._faults import FAULTS, FAULTS_LATER, Fault
-from rpcsim.scenario._kinds import Items, Text, node_of, of
+from rpcsim.scenario._kinds import node_of
 from rpcsim.scenario._lower import lower
-from rpcsim.scenario._model import (
-    Invariant,
-    InvariantKind,
-    Limits,
-    Requires,
-    Schedule,
-    SeedKind,
-)
 from rpcsim.scenario._problems import Problems, Source
 from rpcsim.scenario._reading import FORMAT, read_document, source_of
-from rpcsim.scenario._record import Record, RecordKind, VariantKind, plain_record
-from rpcsim.scenario._steps import Workload
-from rpcsim.scenario._topology import Topology
+from rpcsim.scenario._record import RecordKind, plain_record
 
 if TYPE_CHECKING:
     import os
 
     from rpcsim.harness import RunResult
     from rpcsim.ports import Mode
+    from rpcsim.sim import Policy
     from rpcsim.trace import Level
 
 __all__ = ["Scenario"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Scenario(Record):
+class Scenario(Document):
     """One story about a system: who is there, what is done, what goes wrong.
 
     Attributes:
@@ -56,36 +46,6 @@ class Scenario(Record):
         invariants: Rules over the whole run.
         schedule: How the simulation chooses what runs next.
     """
-
-    noun: ClassVar[str] = "scenario"
-    later: ClassVar[tuple[str, ...]] = ("choices", "found")
-    name: str = field(
-        metadata=of(
-            Text(
-                pattern=r"[a-z0-9][a-z0-9-]{0,63}",
-                told="a name of small letters, digits and -",
-            )
-        )
-    )
-    about: str = field(default="", metadata=of(Text()))
-    seed: int = field(default=0, metadata=of(SeedKind()))
-    requires: Requires = field(default=Requires(), metadata=of(RecordKind(Requires)))
-    limits: Limits = field(default=Limits(), metadata=of(RecordKind(Limits)))
-    topology: Topology = field(metadata=of(RecordKind(Topology)))
-    workload: Workload = field(metadata=of(RecordKind(Workload)))
-    faults: tuple[Fault, ...] = field(
-        default=(),
-        metadata=of(Items(VariantKind("kind", "fault", FAULTS, FAULTS_LATER))),
-    )
-    expect: tuple[Expect, ...] = field(
-        default=(), metadata=of(Items(RecordKind(Expect)))
-    )
-    invariants: tuple[Invariant, ...] = field(
-        default=(), metadata=of(Items(InvariantKind()))
-    )
-    schedule: Schedule = field(default=Schedule(), metadata=of(RecordKind(Schedule)))
-    # The file it came from: where imports start. No part of what it says.
-    origin: str = field(default="", compare=False, repr=False)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Scenario:
@@ -170,7 +130,13 @@ class Scenario(Record):
         return dataclasses.replace(self, **changes)
 
     def run(
-        self, *, mode: Mode = "sim", seed: int | None = None, trace: Level = "protocol"
+        self,
+        *,
+        mode: Mode = "sim",
+        seed: int | None = None,
+        trace: Level = "protocol",
+        policy: str | Policy | None = None,
+        record: bool = False,
     ) -> RunResult:
         """Run it.
 
@@ -178,6 +144,9 @@ class Scenario(Record):
             mode: `sim` or `real`.
             seed: In place of the scenario's own.
             trace: How much is recorded: `"protocol"` or `"steps"`.
+            policy: In place of the scenario's own, such as `replay(tape)`; of no
+                meaning in real mode.
+            record: Whether a simulated run writes its choices down.
 
         Raises:
             ScenarioError: It is not a good scenario, or does not run in this mode.
@@ -189,4 +158,7 @@ class Scenario(Record):
                 f"scenario {self.name} does not run in mode {mode}: its requires.modes "
                 f"says {modes}"
             )
-        return run_plan(lower(self, seed=seed), mode=mode, trace=trace)
+        plan = dataclasses.replace(lower(self, seed=seed), record=record)
+        if policy is not None:
+            plan = dataclasses.replace(plan, policy=policy)
+        return run_plan(plan, mode=mode, trace=trace)

@@ -210,17 +210,31 @@ class _Composer:
         raise _Stop
 
 
+_NO_COLON: Final = "does the line before lack a colon, or a space after it?"
+# What the reader says, with and without its C half, and what a person does then.
+_HINTS: Final = {
+    "did not find expected key": "indent it like its neighbours",
+    "expected <block end>": "indent it like its neighbours",
+    "mapping values are not allowed": _NO_COLON,
+    "could not find expected ':'": _NO_COLON,
+}
+
+
 def _report(error: yaml.YAMLError, text: str, problems: Problems) -> None:
     mark = getattr(error, "problem_mark", None)
-    if mark is not None:
-        told = " ".join(
-            str(part)
-            for part in (getattr(error, "problem", ""), getattr(error, "context", ""))
-            if part
-        )
-        problems.add_at(mark.line + 1, mark.column + 1, f"not YAML: {told}")
+    if mark is None:
+        _report_unreadable(error, text, problems)
         return
-    # A reader error: a character YAML does not allow, with an offset only.
+    parts = (getattr(error, "problem", ""), getattr(error, "context", ""))
+    told = "not YAML: " + " ".join(str(part) for part in parts if part)
+    hint = next((hint for words, hint in _HINTS.items() if words in told), "")
+    if text[mark.index : mark.index + 1] == "\t":
+        told, hint = "a tab, which YAML does not take here", "indent with spaces"
+    problems.add_at(mark.line + 1, mark.column + 1, told, hint)
+
+
+def _report_unreadable(error: yaml.YAMLError, text: str, problems: Problems) -> None:
+    """Report a character YAML does not allow, of which only the offset is known."""
     offset = int(getattr(error, "position", 0) or 0)
     before = text[:offset]
     line = before.count("\n") + 1

@@ -9,11 +9,14 @@ and the module functions of `random`.
 
 from __future__ import annotations
 
+import _thread
 import contextlib
+import functools
 import os
 import platform
 import random
 import socket
+import sys
 import threading
 import time
 import uuid
@@ -26,7 +29,23 @@ if TYPE_CHECKING:
 
     from rpcsim.sim._sim import Sim
 
-__all__ = ["Ambient", "real_time", "running", "stepping", "thread_id"]
+__all__ = [
+    "Ambient",
+    "known_trees",
+    "originals",
+    "outside",
+    "quiet_descriptor",
+    "readable_descriptor",
+    "real_time",
+    "running",
+    "stepping",
+    "thread_id",
+    "utc",
+    "whole_path",
+]
+
+# A test's traceback ends at the test's own line: pytest leaves our frames out.
+__tracebackhide__ = True
 
 
 class _Slot(threading.local):
@@ -59,13 +78,46 @@ _real: Final[dict[str, Any]] = {
     "uuid1": uuid.uuid1,
     "gethostname": socket.gethostname,
     "node": platform.node,
+    "start_new_thread": _thread.start_new_thread,
 }
 thread_id: Final = threading.get_ident
+utc: Final = time.gmtime
 
 
 def real_time() -> float:
     """Give the machine's own monotonic seconds, whatever is replaced."""
     return _real["monotonic"]()  # type: ignore[no-any-return]
+
+
+def whole_path(path: str | bytes) -> str:
+    """Give a path from the root on."""
+    return os.path.abspath(os.fsdecode(path))
+
+
+def known_trees() -> tuple[str, ...]:
+    """Give the directories of the interpreter, its packages and the project."""
+    places = (sys.prefix, sys.base_prefix, os.__file__, *sys.path, os.getcwd())
+    trees = dict.fromkeys(whole_path(place) for place in places if place)
+    library = whole_path(os.path.dirname(os.__file__))
+    return tuple(f"{tree}{os.sep}" for tree in (library, *trees))
+
+
+@functools.cache
+def quiet_descriptor() -> int:
+    """Give the process's one descriptor that never has anything to read.
+
+    Nothing is read from it or the other below: stand-ins for sockets hand them to code
+    that polls. They are made once and stay open.
+    """
+    return os.pipe()[0]
+
+
+@functools.cache
+def readable_descriptor() -> int:
+    """Give the process's one descriptor that always has something to read."""
+    reading, writing = os.pipe()
+    os.write(writing, b"\0")
+    return reading
 
 
 class stepping:  # noqa: N801 - reads as a state: `with stepping(sim):`
@@ -108,7 +160,8 @@ def _wall_ns(sim: Sim) -> int:
 
 
 def _now_ns(sim: Sim) -> int:
-    return sim.loop.now_ns
+    ports = current_or_none()
+    return (ports.clock if ports is not None else sim.clock).now_ns()
 
 
 def _steps_us(sim: Sim) -> int:
@@ -201,6 +254,13 @@ def _host_name(name: str) -> Callable[[], str]:
     return ask
 
 
+def _start_thread(*args: Any) -> int:
+    sim = _slot.sim
+    if sim is not None:
+        sim.auditor.hook("_thread.start_new_thread", args)
+    return _real["start_new_thread"](*args)  # type: ignore[no-any-return]
+
+
 # 100-ns intervals between the UUID epoch (1582-10-15) and 1970-01-01 (RFC 4122, 4.1.4).
 _UUID_EPOCH: Final = 0x01B21DD213814000
 
@@ -263,6 +323,18 @@ _REPLACED: Final[tuple[tuple[str, Any, str, Any], ...]] = (
     ("identity", platform, "node", _host_name("node")),
 )
 PARTS: Final = frozenset({"time", "random", "identity"})
+# Python 3.11 does not tell audit hooks of threads: simulations that audit do it here.
+_UNTOLD: Final = (
+    (
+        ("threads", _thread, "start_new_thread", _start_thread),
+        ("threads", threading, "_start_new_thread", _start_thread),
+    )
+    if sys.version_info < (3, 12)
+    else ()
+)
+
+
+_ALL: Final = (*_REPLACED, *_UNTOLD)
 
 
 class _Installed:
@@ -283,10 +355,19 @@ class _Installed:
             if users:
                 return
             saved = self._saved[part] = []
-            for of, module, name, replacement in _REPLACED:
+            for of, module, name, replacement in _ALL:
                 if of == part:
                     saved.append((module, name, getattr(module, name)))
                     setattr(module, name, replacement)
+
+    def standing(self) -> list[tuple[Any, str, Any, Any]]:
+        """Give what is replaced now: module, name, original and replacement."""
+        return [
+            (module, name, original, replacement)
+            for of, module, name, replacement in _ALL
+            for module_, name_, original in self._saved.get(of, ())
+            if module_ is module and name_ == name
+        ]
 
     def remove(self, part: str) -> None:
         """Take them off when the last run that wanted them ends."""
@@ -302,24 +383,50 @@ class _Installed:
 _installed: Final = _Installed()
 
 
+@contextlib.contextmanager
+def originals(keep: frozenset[str] = frozenset()) -> Iterator[None]:
+    """Put the originals back for a block in which somebody else replaces names.
+
+    Args:
+        keep: Names that are left, at its end, as the block made them.
+    """
+    standing = _installed.standing()
+    for module, name, original, replacement in standing:
+        if getattr(module, name) is replacement:
+            setattr(module, name, original)
+    try:
+        yield
+    finally:
+        for module, name, original, replacement in standing:
+            if getattr(module, name) is original and name not in keep:
+                setattr(module, name, replacement)
+
+
 class Ambient:
     """What one simulation replaces, from `begin` to `end`.
 
     Args:
         what: `True` for all of `time`, `random`, `identity`; a set of some; `False`.
+        threads: Whether starting a thread is told to the simulation's audit.
     """
 
     __slots__ = ("_parts", "_state")
 
-    def __init__(self, what: bool | frozenset[str] | set[str]) -> None:
+    def __init__(
+        self, what: bool | frozenset[str] | set[str], *, threads: bool = False
+    ) -> None:
         parts = PARTS if what is True else frozenset(what or ())
         unknown = sorted(parts - PARTS)
         if unknown:
             raise ValueError(
                 f"unknown ambient part {unknown[0]!r}; known: {', '.join(sorted(PARTS))}"
             )
-        self._parts = sorted(parts)
+        self._parts = [*sorted(parts), *(["threads"] if threads else [])]
         self._state: Any = None
+
+    def replaces(self, part: str) -> bool:
+        """Whether a part answers with simulated values."""
+        return part in self._parts
 
     def begin(self, seed: Callable[[], int]) -> None:
         """Put the replacements in place and seed the `random` module."""

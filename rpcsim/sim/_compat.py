@@ -7,6 +7,7 @@ not somewhere in a run.
 from __future__ import annotations
 
 import asyncio
+import asyncio.sslproto
 import asyncio.tasks
 from typing import TYPE_CHECKING, Any, Final, Self
 
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "OrderedSet",
+    "SslProtocol",
+    "SslTransport",
     "awaited_by",
     "get_running_loop_or_none",
     "handle_parts",
@@ -31,6 +34,10 @@ __all__ = [
 # implementers of event loops.
 set_running_loop: Final = asyncio._set_running_loop
 get_running_loop_or_none: Final = asyncio._get_running_loop
+
+# TLS over any transport; private in name, and the same since 3.11.
+SslProtocol: Any = asyncio.sslproto.SSLProtocol
+SslTransport: Any = asyncio.sslproto._SSLProtocolTransport
 
 
 def has_unread_failure(future: asyncio.Future[Any]) -> bool:
@@ -70,6 +77,10 @@ for _name in ("_log_traceback", "_fut_waiter", "_log_destroy_pending"):
 for _name in ("_callback", "_args", "_context", "_cancelled", "_source_traceback"):
     if not hasattr(asyncio.Handle, _name):
         raise ImportError(f"this Python's asyncio.Handle has no {_name}")
+
+for _name in ("_get_app_transport", "_app_transport_created", "_incoming"):
+    if _name not in SslProtocol.__init__.__code__.co_names:
+        raise ImportError(f"this Python's SSLProtocol has no {_name}")
 
 
 class OrderedSet(set[Any]):

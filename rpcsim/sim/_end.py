@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 from rpcsim.errors import SimulationError
 from rpcsim.sim._ambient import stepping
 from rpcsim.sim._compat import mark_read, quiet, set_running_loop
-from rpcsim.sim._fiber import close_fiber
+from rpcsim.sim._fiber import close_carriers, close_fiber
 from rpcsim.sim._loop import CLOSING_TURNS
 from rpcsim.sim._task import SimTask, callback_name
 from rpcsim.sim._waits import place_of
@@ -32,6 +32,8 @@ def end_of_run(sim: Sim, *, orderly: bool) -> list[str]:
         _stop_hosts(sim)
     left = list(tell_leftovers(sim))
     _collect(sim)
+    for line in sim.unreached():
+        sim.record("plan.unreached", (("what", line),))
     sim.record("end", (("sim_time_ns", loop.now_ns), ("left", len(left))))
     sim.trace.seal()
     if not loop.is_closed():
@@ -56,6 +58,9 @@ def _stop_hosts(sim: Sim) -> None:
     """Stop what runs in the world, newest host first, then the clients of the test."""
     loop = sim.loop
     resources = sim.test.ports.resources
+    for host in sim.hosts:
+        if host.state == "paused":
+            host.resume()  # a test that ends is no reason to end it out of order
     if not resources and not any(host.state == "running" for host in sim.hosts):
         return
 
@@ -142,6 +147,7 @@ def _close_parked(sim: Sim, tasks: list[SimTask]) -> None:
             with contextlib.suppress(BaseException):
                 close_fiber(fiber)
         _close(task.get_coro())
+    close_carriers(sim)
     # A coroutine closed in the middle of driving a fiber puts the loop back as the
     # running one on its way out.
     set_running_loop(None)

@@ -14,15 +14,13 @@ if TYPE_CHECKING:
 
     from rpcsim.errors import EscapeError
 
-__all__ = ["NO_TLS", "Fences", "caller_place"]
+__all__ = ["Fences", "caller_place"]
 
 _SOCKETS: Final = (
     "use loop.create_connection, loop.create_server or asyncio streams, which run on "
     "the simulated network"
 )
 _PROCESSES: Final = "run the program's work as a host or in `call_blocking`"
-_SIGNALS: Final = "hosts of a simulation get no signals in this version"
-NO_TLS: Final = "TLS is not part of the simulated network in this version"
 
 
 def caller_place() -> str:
@@ -58,21 +56,10 @@ class Fences:
     connect_accepted_socket = _fence("connect_accepted_socket", _SOCKETS)
     connect_read_pipe = _fence("connect_read_pipe", _SOCKETS)
     connect_write_pipe = _fence("connect_write_pipe", _SOCKETS)
-    create_datagram_endpoint = _fence("create_datagram_endpoint", _SOCKETS)
-    create_unix_connection = _fence("create_unix_connection", _SOCKETS)
-    create_unix_server = _fence("create_unix_server", _SOCKETS)
-    sendfile = _fence("sendfile", _SOCKETS)
     sock_accept = _fence("sock_accept", _SOCKETS)
-    sock_connect = _fence("sock_connect", _SOCKETS)
-    sock_recv = _fence("sock_recv", _SOCKETS)
-    sock_recv_into = _fence("sock_recv_into", _SOCKETS)
     sock_recvfrom = _fence("sock_recvfrom", _SOCKETS)
     sock_recvfrom_into = _fence("sock_recvfrom_into", _SOCKETS)
-    sock_sendall = _fence("sock_sendall", _SOCKETS)
     sock_sendfile = _fence("sock_sendfile", _SOCKETS)
     sock_sendto = _fence("sock_sendto", _SOCKETS)
-    start_tls = _fence("start_tls", NO_TLS)
     subprocess_exec = _fence("subprocess_exec", _PROCESSES)
     subprocess_shell = _fence("subprocess_shell", _PROCESSES)
-    add_signal_handler = _fence("add_signal_handler", _SIGNALS)
-    remove_signal_handler = _fence("remove_signal_handler", _SIGNALS)

@@ -10,17 +10,28 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 from rpcsim.errors import HostStateError
 from rpcsim.ports import Duration, Main, to_ns
 from rpcsim.ports._runtime import CURRENT
+from rpcsim.sim._clock import HostClock
 from rpcsim.sim._compat import has_unread_failure
+from rpcsim.sim._disk import SOUND, DiskModel, HostDisk, SimDisk
 from rpcsim.sim._fiber import SimBridge
-from rpcsim.sim._ports import HostNetwork, HostSink, NoPoints, SimPorts
+from rpcsim.sim._pause import Pause
+from rpcsim.sim._points import SimPoints
+from rpcsim.sim._ports import HostNetwork, HostSink, SimPorts
+from rpcsim.sim._signals import deliver, signal_of
 from rpcsim.sim._strand import Life
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from signal import Signals
 
     from rpcsim.sim._sim import Sim
+    from rpcsim.sim._strand import StrandLike
+    from rpcsim.sim._task import SimHandle
 
 __all__ = ["SimHost"]
+
+# A test's traceback ends at the test's own line: pytest leaves our frames out.
+__tracebackhide__ = True
 
 
 class SimHost:
@@ -29,8 +40,11 @@ class SimHost:
     Attributes:
         name: Its name; resolves to its addresses.
         addresses: Numeric addresses.
-        state: `declared`, `running`, `stopped` or `crashed`.
+        state: `declared`, `running`, `paused`, `stopped` or `crashed`.
+        clock: Its clock, which `skew`, `drift`, `step` and `follow` set; it goes on
+            over restarts.
         life: The present incarnation.
+        signals: Handlers of the present incarnation, with the strands they run on.
         ports: The ports of the present incarnation.
     """
 
@@ -42,6 +56,7 @@ class SimHost:
         addresses: Sequence[str],
         *,
         background: bool,
+        disk: DiskModel | None = None,
     ) -> None:
         self._sim = sim
         self._factory = factory
@@ -49,9 +64,19 @@ class SimHost:
         self._base = copy_context()
         self._product: Any = None
         self._started: asyncio.Future[None] | None = None
+        self._restarting: asyncio.Future[None] | None = None
         self._powered = True
         self.name: Final = name
         self.addresses: Final = tuple(addresses)
+        self.clock: Final[HostClock] = (
+            sim.clock
+            if name == "test"
+            else HostClock(sim.loop, sim.clock.wall_start_ns, name)
+        )
+        self._disk_model = disk
+        self._disk: SimDisk | None = None
+        self._pause: Pause | None = None
+        self.signals: dict[Signals, tuple[StrandLike, SimHandle]] = {}
         self.state = "declared"
         self.life = Life(name, 0, background=background)
         self.ports: SimPorts = self._make_ports()
@@ -65,6 +90,13 @@ class SimHost:
         return self.life.incarnation
 
     @property
+    def disk(self) -> SimDisk:
+        """Its disk, to be broken, saved and restored; it stays over restarts."""
+        if self._disk is None:  # most hosts never ask for theirs
+            self._disk = SimDisk(self._sim, self.name, self._disk_model or SOUND)
+        return self._disk
+
+    @property
     def up(self) -> bool:
         """Whether its system answers packets; it outlives a crash of its programs."""
         return self.state != "crashed" or self._powered
@@ -73,12 +105,13 @@ class SimHost:
         sim, life = self._sim, self.life
         ports = SimPorts(
             host=self.name,
-            clock=sim.clock,
+            clock=self.clock,
             network=HostNetwork(sim.loop, life),
             entropy=sim.entropy,
+            disk=HostDisk(self, life),
             bridge=SimBridge(sim, life),
-            points=NoPoints(),
-            trace=HostSink(sim.loop, self.name),
+            points=SimPoints(sim.points, life),
+            trace=HostSink(sim.loop, life),
             services=sim.services,
             life=life,
             loop=sim.loop,
@@ -107,7 +140,7 @@ class SimHost:
 
     def start(self) -> None:
         """Run the factory, as the next incarnation."""
-        if self.state == "running":
+        if self.state in ("running", "paused"):
             raise self._wrong_state("start", "crash or stop it first")
         loop = self._sim.loop
         lost = self.start_failure()  # of the incarnation before
@@ -117,7 +150,8 @@ class SimHost:
             self.name, self.life.incarnation + 1, background=self._background
         )
         self.ports = self._make_ports()
-        self._product = None
+        self._product = self._pause = None
+        self.signals.clear()
         first = self.life.incarnation == 1
         self.state = "running"
         self._powered = True
@@ -154,7 +188,12 @@ class SimHost:
             await product
 
     async def wait_started(self) -> None:
-        """Wait until what the factory gave is up; raises what its start raised."""
+        """Wait until what the factory gave is up; raises what its start raised.
+
+        A restart that is still due is waited for.
+        """
+        if self._restarting is not None and not self._restarting.done():
+            await asyncio.shield(self._restarting)
         if self._started is None:
             raise self._wrong_state("wait for", "start it first")
         if self.state == "crashed":
@@ -178,11 +217,53 @@ class SimHost:
             return
         loop = self._sim.loop
         strand = self._sim.fault_strand
-        loop.at(loop.now_ns + delay, strand, self._start_if_down, ())
+        due = self._restarting = loop.create_future()
+        loop.at(loop.now_ns + delay, strand, self._start_if_down, (due,))
 
-    def _start_if_down(self) -> None:
+    def _start_if_down(self, due: asyncio.Future[None]) -> None:
         if self.state in ("stopped", "crashed"):
             self.start()
+        if not due.done():
+            due.set_result(None)
+
+    # -- standing still ----------------------------------------------------------------
+
+    def pause(self) -> None:
+        """Stop it where it is: none of its code runs until `resume`.
+
+        Its system goes on: peers may connect and write until its buffers are full.
+        """
+        if self.state != "running":
+            raise self._wrong_state("pause", "only a running host can be paused")
+        self._sim.record_on(self.name, "host.pause", ())
+        self.state = "paused"
+        if self._pause is None:
+            self._pause = Pause(self._sim.loop, self.life)
+        self._pause.begin()
+
+    def resume(self) -> None:
+        """Let it go on; what came up meanwhile runs first, timers by deadline."""
+        if self.state != "paused":
+            raise self._wrong_state("resume", "only a paused host can go on")
+        assert self._pause is not None
+        self._sim.record_on(self.name, "host.resume", ())
+        self.state = "running"
+        self._pause.end()
+
+    def send_signal(self, sig: int | str) -> None:
+        """Send it a signal: its handler runs, or the system's default action.
+
+        Without a handler TERM, INT, KILL and the like end the process, STOP pauses and
+        CONT resumes it.
+
+        Args:
+            sig: A number, a member of `signal.Signals`, or a name such as `"TERM"`.
+        """
+        number = signal_of(sig)
+        if self.state not in ("running", "paused"):
+            raise self._wrong_state("send a signal to", "start it first")
+        self._sim.record_on(self.name, "host.signal", (("signal", number.name),))
+        deliver(self, number)
 
     # -- ending ------------------------------------------------------------------------
 
@@ -230,18 +311,23 @@ class SimHost:
         left = [task for task in left if not task.done()]
         if left:
             await asyncio.wait(left, timeout=grace)
+        for timer in loop.pending_timers():
+            if timer.strand.life is life:
+                timer.cancel()
 
     def crash(self, kind: Literal["power", "process"] = "power") -> None:
         """End at once; nothing of it runs any more, `finally` blocks included."""
         if kind not in ("power", "process"):
             raise ValueError(f"a crash is of kind 'power' or 'process', not {kind!r}")
-        if self.state != "running":
+        if self.state not in ("running", "paused"):
             raise self._wrong_state("crash", "start it first")
         loop, life = self._sim.loop, self.life
         self._sim.record_on(self.name, "host.crash", (("kind", kind),))
         life.dead = life.shut = True
         self._powered = kind == "process"
         self.state = "crashed"
+        if kind == "power" and self._disk is not None:
+            self._disk.power_lost()
         life.parked += [task for task in loop.tasks() if task.life is life]
         life.parked.append((self._product, self.ports, self._started))
         self._product = None
@@ -253,7 +339,7 @@ class SimHost:
 
     def run(self, main: Main) -> Any:
         """Run `main` on this host from synchronous code."""
-        if self.state != "running":
+        if self.state not in ("running", "paused"):
             raise self._sim.host_down(self.name)
         return self._sim.run_on(self, main)
 

@@ -23,9 +23,11 @@ from rpcsim.sim._compat import (
     set_origin,
     set_running_loop,
 )
+from rpcsim.sim._eager import is_eager_factory
 from rpcsim.sim._fences import Fences, caller_place
 from rpcsim.sim._loop_net import LoopNet
 from rpcsim.sim._scheduler import Scheduler
+from rpcsim.sim._signals import LoopSignals
 from rpcsim.sim._strand import in_background
 from rpcsim.sim._task import (
     SimFuture,
@@ -47,6 +49,9 @@ if TYPE_CHECKING:
     from rpcsim.trace import Trace
 
 __all__ = ["SimLoop"]
+
+# A test's traceback ends at the test's own line: pytest leaves our frames out.
+__tracebackhide__ = True
 
 T = TypeVar("T")
 
@@ -88,7 +93,7 @@ _STEP: Final = _step_type()
 _WAKEUP: Final = "task_wakeup"
 
 
-class SimLoop(Fences, LoopNet, Scheduler, asyncio.AbstractEventLoop):  # type: ignore[misc]  # fences take anything
+class SimLoop(Fences, LoopNet, LoopSignals, Scheduler, asyncio.AbstractEventLoop):  # type: ignore[misc]  # fences take anything
     """An event loop of its own: no selector, no self-pipe, no real clock.
 
     Args:
@@ -129,18 +134,20 @@ class SimLoop(Fences, LoopNet, Scheduler, asyncio.AbstractEventLoop):  # type: i
         self._stopping = False
         self._exception_handler: Any = None
         self._task_factory: Any = None
+        self._eager_factory = False
+        # Whether eager tasks begin inside the creating step; else as ordinary ones.
+        self.starts_eager = True
         self._asyncgens: dict[int, tuple[Life, weakref.ref[Any]]] = {}
         self._foreign_warned = False
+        self._shadows: dict[str, Callable[..., Any]] = {}
 
     def __repr__(self) -> str:
         state = "closed" if self._closed else "running" if self.pumping else "idle"
         return f"<SimLoop {state} at {self.now_ns / 1e9:.9g} s>"
 
-    def __hash__(self) -> int:
-        return 0  # one loop a key: never an address
-
-    def __eq__(self, other: object) -> bool:
-        return self is other
+    # One loop a key: never an address. Asked twice a turn, so both are C functions.
+    __hash__ = (0).__hash__
+    __eq__ = object.__eq__
 
     # -- scheduling ------------------------------------------------------------------
 
@@ -153,13 +160,24 @@ class SimLoop(Fences, LoopNet, Scheduler, asyncio.AbstractEventLoop):  # type: i
         """Run `callback` in this instant, after what is already runnable of its strand."""
         if self._closed:
             self._refuse_closed(callback)
+        kind = callback.__class__
         owner = getattr(callback, "__self__", None)
         if owner.__class__ is SimTask and (
-            callback.__class__ is _STEP or callback.__name__ == _WAKEUP
+            kind is _STEP or callback.__name__ == _WAKEUP
         ):
             # A step belongs to its task's strand. The C code drops the handle, so none
             # is made: this is half the cost of a step.
-            self.push(owner.line or owner, context.run, (callback, *args))  # type: ignore[union-attr]
+            call = (callback, *args) if args else (callback,)
+            entry: Entry = (context.run, call, self.cause)  # type: ignore[union-attr]
+            strand = owner.line or owner
+            # As `push`, without the call: most turns of a run pass here.
+            if strand.first is None:
+                strand.first = entry
+            elif strand.more is None:
+                strand.more = deque((entry,))
+            else:
+                strand.more.append(entry)
+            self._ready.append(strand)
             return None
         if context is None:
             context = copy_context()
@@ -173,7 +191,12 @@ class SimLoop(Fences, LoopNet, Scheduler, asyncio.AbstractEventLoop):  # type: i
         *args: Any,
         context: Context | None = None,
     ) -> asyncio.Handle | None:
-        """Equal to `call_soon`; from another thread it is an escape."""
+        """Equal to `call_soon`; from another thread an escape, or under `external`."""
+        outside = self.sim.outside
+        if outside.open:
+            posted = outside.post(callback, args, context)
+            if posted is not None:
+                return posted
         self.sim.check_thread("loop.call_soon_threadsafe")
         return self.call_soon(callback, *args, context=context)
 
@@ -241,13 +264,19 @@ class SimLoop(Fences, LoopNet, Scheduler, asyncio.AbstractEventLoop):  # type: i
         **options: Any,
     ) -> asyncio.Task[T]:
         """Make a task, named `host/coroutine-n` unless told."""
-        if self._task_factory is not None:
+        eager = self._eager_factory or bool(options.get("eager_start"))
+        if self._task_factory is not None and not self._eager_factory:
             made: asyncio.Task[T] = self._from_factory(coro, name, context, options)
             return made
-        return self.make_task(coro, name=name, context=context)
+        return self.make_task(coro, name=name, context=context, eager=eager)
 
     def make_task(
-        self, coro: Any, *, name: object = None, context: Context | None = None
+        self,
+        coro: Any,
+        *,
+        name: object = None,
+        context: Context | None = None,
+        eager: bool = False,
     ) -> SimTask:
         """Make one of our tasks, whatever factory is set."""
         if self._closed:
@@ -257,6 +286,14 @@ class SimLoop(Fences, LoopNet, Scheduler, asyncio.AbstractEventLoop):  # type: i
         count = self._names[host] = self._names.get(host, 0) + 1
         what = getattr(coro, "__name__", "") or type(coro).__name__
         self._task_seq = seq = self._task_seq + 1
+        if eager:
+            # In a fiber no loop counts as running: there it begins like any other.
+            eager = self.starts_eager and get_running_loop_or_none() is self
+            if eager and self.trace.level == "steps":
+                told = (("task", f"{host}/{what}-{count}"),)
+                self.trace.append(
+                    self.now_ns, "task.eager", host, self.strand.label, self.cause, told
+                )
         task = SimTask(
             coro,
             loop=self,
@@ -265,6 +302,7 @@ class SimLoop(Fences, LoopNet, Scheduler, asyncio.AbstractEventLoop):  # type: i
             seq=seq,
             life=life,
             line=life.strand if self.per_host else None,
+            eager=eager,
         )
         if name is not None:
             task.set_name(name)
@@ -273,7 +311,7 @@ class SimLoop(Fences, LoopNet, Scheduler, asyncio.AbstractEventLoop):  # type: i
         self._register[seq] = weakref.ref(task)
         if len(self._register) >= self._sweep_at:
             self._sweep()
-        if self.trace.level == "steps":
+        if self.trace.level == "steps" and not eager:
             self.trace.append(
                 self.now_ns, "task.start", host, task.label, self.cause, ()
             )
@@ -325,6 +363,7 @@ class SimLoop(Fences, LoopNet, Scheduler, asyncio.AbstractEventLoop):  # type: i
         if factory is not None and not callable(factory):
             raise TypeError("task factory must be a callable or None")
         self._task_factory = factory
+        self._eager_factory = is_eager_factory(factory)
 
     def get_task_factory(self) -> Any:
         """Give the factory set, or `None`."""
@@ -373,9 +412,17 @@ class SimLoop(Fences, LoopNet, Scheduler, asyncio.AbstractEventLoop):  # type: i
         self._stopping = False
 
     def run_until_complete(self, future: Generator[Any, None, T] | Awaitable[T]) -> T:
-        """Run until `future` is done; give or raise its outcome."""
+        """Run until `future` is done; give or raise its outcome.
+
+        Raises:
+            RuntimeError: `stop()` was called before.
+        """
         self._check_closed()
-        return self.sim.complete(future)  # type: ignore[arg-type]  # old-style coroutines
+        waited = asyncio.ensure_future(future, loop=self)  # type: ignore[arg-type]  # old-style coroutines
+        try:
+            return self.sim.complete(waited, lambda: self._stopping or waited.done())
+        finally:
+            self._stopping = False
 
     def stop(self) -> None:
         """End `run_forever` after the running turn."""
@@ -481,8 +528,11 @@ class SimLoop(Fences, LoopNet, Scheduler, asyncio.AbstractEventLoop):  # type: i
         if self._exception_handler is None:
             self.default_exception_handler(context)
             return
+        # In the context of what failed, where the interpreter tells it (3.12 and later).
+        failed = context.get("task") or context.get("future") or context.get("handle")
+        of_failed = getattr(failed, "get_context", copy_context)
         try:
-            self._exception_handler(self, context)
+            of_failed().copy().run(self._exception_handler, self, context)
         except Exception as error:  # noqa: BLE001 - a handler that fails is told too
             self.keep_failure(error, "in the exception handler")
 
@@ -501,12 +551,30 @@ class SimLoop(Fences, LoopNet, Scheduler, asyncio.AbstractEventLoop):  # type: i
         """Whether debug mode is on."""
         return self._debug
 
+    def shadow(self, **methods: Callable[..., Any]) -> None:
+        """Put others in the place of methods, so that runs without them do not pay."""
+        self._shadows.update(methods)
+        self.set_debug(self._debug)
+
+    def unshadow(self, *names: str) -> None:
+        """Put the loop's own methods back."""
+        for name in names:
+            if self._shadows.pop(name, None) is not None:
+                self.__dict__.pop(name, None)
+        self.set_debug(self._debug)
+
+    def shadowed(self, name: str) -> bool:
+        """Whether a method has another in its place."""
+        return name in self._shadows
+
     def set_debug(self, enabled: bool) -> None:
         """Switch debug mode; it never changes the trace."""
         self._debug = bool(enabled)
+        self.__dict__.update(self._shadows)
         # Checks shadow the methods, so that without them nobody pays.
         for name in ("call_soon", "call_at", "call_later", "create_task"):
-            self.__dict__.pop(name, None)
+            if name not in self._shadows:
+                self.__dict__.pop(name, None)
             if self._debug:
                 self.__dict__[name] = self._checked(getattr(self, name))
 

@@ -27,17 +27,27 @@ from rpcsim.errors import (
 )
 from rpcsim.ports import NANOS, duration_text
 from rpcsim.sim._strand import Life, Strand, in_background
+from rpcsim.sim._streams import Drawing
 from rpcsim.sim._task import SimTimerHandle, callback_name
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Callable
+    from collections.abc import Callable, Container
+    from typing import TypeAlias
 
     from rpcsim.sim._policy import Chooser
     from rpcsim.sim._strand import Entry, StrandLike
     from rpcsim.trace import Trace
 
+    # When it is due, its number, where it runs and what, with arguments and cause.
+    Internal: TypeAlias = tuple[
+        int, int, StrandLike, Callable[..., Any], tuple[Any, ...], int
+    ]
+
 __all__ = ["Limits", "Scheduler"]
+
+# A test's traceback ends at the test's own line: pytest leaves our frames out.
+__tracebackhide__ = True
 
 # Look at limits, memory and the trace this often, in turns: often enough to stop a
 # runaway within a millisecond, rarely enough to cost nothing.
@@ -128,6 +138,10 @@ class Scheduler:
 
     # -- scheduling ------------------------------------------------------------------
 
+    def choose_by(self, chooser: Chooser | None) -> None:
+        """Set the policy's choice; `None` is first in, first out."""
+        self._chooser = chooser
+
     def next_seq(self) -> int:
         """Give the next number of this loop's one sequence."""
         self._seq += 1
@@ -187,7 +201,9 @@ class Scheduler:
 
     def next_event_ns(self) -> int | None:
         """Give the next instant something is due; `None` when nothing is."""
-        if self._ready:
+        ready = self._ready
+        # While a pump runs, turns that are over leave gaps.
+        if ready and (not self.pumping or any(s is not None for s in ready)):
             return self.now_ns
         heap = self._heap
         while heap and heap[0][3] is None and not heap[0][4]._scheduled:
@@ -203,18 +219,57 @@ class Scheduler:
             for entry in self._heap
         )
 
+    def runnable(self, n: int) -> list[StrandLike]:
+        """Give the strands of the `n` runnable entries, the head's first."""
+        ready = self._ready
+        return ready[len(ready) - n :]
+
     def pending_timers(self) -> list[SimTimerHandle]:
         """Give the timers of user code that are still to fire, in due order."""
         entries = sorted(entry[:2] + entry[3:] for entry in self._heap)
         return [args for *_, fn, args in entries if fn is None and args._scheduled]
 
+    def resort(self) -> None:
+        """Put timers whose instants were changed in their places."""
+        heap = self._heap
+        heap[:] = [
+            entry if entry[3] is not None else (entry[4].when_ns, *entry[1:])
+            for entry in heap
+        ]
+        heapify(heap)
+
+    def internal_entries(self) -> list[Internal]:
+        """Give what is due later and is no timer of user code, in order of making."""
+        return sorted(
+            (
+                (when_ns, number, strand, fn, *rest)
+                for when_ns, number, strand, fn, rest in self._heap
+                if fn is not None
+            ),
+            key=lambda entry: entry[1],
+        )
+
+    def withdraw(self, numbers: Container[int]) -> list[Internal]:
+        """Take internal entries out, by their numbers; gives them in order of making."""
+        taken = [entry for entry in self.internal_entries() if entry[1] in numbers]
+        gone = {entry[1] for entry in taken}
+        self._heap[:] = [entry for entry in self._heap if entry[1] not in gone]
+        heapify(self._heap)
+        return taken
+
     def reshelve(self, life: Life) -> None:
-        """Put what came up while a life was shut back in line, in its order."""
+        """Put what came up while a life was shut back in line, before all the rest."""
         shelf, life.shelf = life.shelf, []
-        cause = self.cause
-        for strand, (fn, args, self.cause) in shelf:
-            self.push(strand, fn, args)
-        self.cause = cause
+        # What a strand got since, and has not had its turn, comes behind.
+        for strand, entry in reversed(shelf):
+            if strand.first is not None:
+                if strand.more is None:
+                    strand.more = deque()
+                strand.more.appendleft(strand.first)
+            strand.first = entry
+        ready = self._ready
+        head = next((i for i, s in enumerate(ready) if s is not None), len(ready))
+        ready[head:head] = [strand for strand, _ in shelf]
 
     # -- running ---------------------------------------------------------------------
 
@@ -245,8 +300,12 @@ class Scheduler:
         ready = self._ready
         ends = self.turn_ends
         chooser = self._chooser
+        drawing = chooser if isinstance(chooser, Drawing) else None
+        uniform = None if drawing is None else drawing.uniform
+        draws = 0
+        whole = int
         trace = self.trace
-        record = trace.raw.append if trace.level == "steps" else None
+        record = trace.rows.append if trace.level == "steps" else None
         # Whoever pumps again acts from outside: that is not a livelock of the inside.
         self._instant_steps = steps = self.steps
         stop_at = None if turns is None else steps + turns
@@ -279,7 +338,11 @@ class Scheduler:
                     check_at = self._check(steps, stop_at)
                 strand = ready[head]
                 if n > 1 and chooser is not None:
-                    chosen = chooser(n)
+                    if uniform is not None:
+                        draws += 1
+                        chosen = whole(uniform() * n)
+                    else:
+                        chosen = chooser(n)
                     if chosen:
                         chosen += head
                         ready[chosen], strand = strand, ready[chosen]
@@ -297,9 +360,7 @@ class Scheduler:
                 self.strand = strand
                 steps += 1
                 if record is not None:
-                    record(
-                        (self.now_ns, "step", life.host, strand.label, self.cause, ())
-                    )
+                    record((self.now_ns, life.host, strand.label, self.cause))
                 fn(*args)
                 if ends:
                     for end in ends:
@@ -307,6 +368,8 @@ class Scheduler:
                     ends.clear()
             return True
         finally:
+            if drawing is not None:
+                drawing.stream.draws += draws
             self.steps = steps
             self._check_at = check_at
             del ready[:head]
@@ -438,6 +501,9 @@ class Scheduler:
     def time(self) -> float:
         """Give the simulated time in seconds, never less than a fired deadline."""
         return self._float_now
+
+    # The same under a name that hosts with clocks of their own do not shadow.
+    world_time = time
 
     def timer_at(
         self,

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import socket
 from typing import TYPE_CHECKING, Any, Final
+
+from rpcsim.sim._ambient import quiet_descriptor, readable_descriptor
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -17,42 +20,83 @@ __all__ = ["SimServer", "StandInSocket"]
 
 
 class StandInSocket:
-    """Answers questions about an address; it has no descriptor."""
+    """Answers questions about one end of a connection, or a bound place.
 
-    __slots__ = ("_local", "_options", "_remote", "family", "proto", "type")
+    Its descriptors are shared ones that only tell whether something is to be read, so
+    that clients which poll an idle connection before using it again decide rightly.
 
-    def __init__(self, local: Address, remote: Address | None) -> None:
+    Attributes:
+        options: What was set, by (level, option).
+    """
+
+    __slots__ = ("_end", "_local", "_remote", "family", "options", "proto", "type")
+
+    def __init__(
+        self,
+        local: Any,
+        remote: Any,
+        end: Endpoint | None = None,
+        *,
+        kind: int = socket.SOCK_STREAM,
+    ) -> None:
         self._local = local
         self._remote = remote
-        self._options: dict[tuple[int, int], Any] = {}
-        self.family: Final = socket.AF_INET6 if ":" in local[0] else socket.AF_INET
-        self.type: Final = socket.SOCK_STREAM
-        self.proto: Final = socket.IPPROTO_TCP
+        self._end = end
+        self.options: Final[dict[tuple[int, int], Any]] = {}
+        self.type: Final = socket.SocketKind(kind)
+        if isinstance(local, str):
+            self.family = socket.AF_UNIX
+            self.proto = 0
+        else:
+            self.family = socket.AF_INET6 if ":" in local[0] else socket.AF_INET
+            stream = kind == socket.SOCK_STREAM
+            self.proto = socket.IPPROTO_TCP if stream else socket.IPPROTO_UDP
 
     def __repr__(self) -> str:
         return f"<simulated socket {self._local} -> {self._remote}>"
 
-    def getsockname(self) -> Address:
+    def getsockname(self) -> Any:
         """Give the own address."""
         return self._local
 
-    def getpeername(self) -> Address:
+    def getpeername(self) -> Any:
         """Give the peer's address; `OSError` for a listener."""
         if self._remote is None:
-            raise OSError(107, "Transport endpoint is not connected")
+            raise OSError(errno.ENOTCONN, "Transport endpoint is not connected")
         return self._remote
 
     def setsockopt(self, level: int, option: int, value: Any, *rest: Any) -> None:
-        """Remember an option; none changes the simulated network in this version."""
-        self._options[level, option] = value
+        """Remember an option; `SO_LINGER` and keep-alive have their effect."""
+        self.options[level, option] = value
+        if self._end is not None:
+            self._end.option_set(level, option, value)
 
     def getsockopt(self, level: int, option: int, *rest: Any) -> Any:
         """Give an option set before, else 0."""
-        return self._options.get((level, option), 0)
+        return self.options.get((level, option), 0)
+
+    def setblocking(self, flag: bool) -> None:
+        """Accept and ignore it: the loop's calls never block."""
+
+    def settimeout(self, value: float | None) -> None:
+        """Accept and ignore it: the loop's calls take their own limits."""
+
+    def gettimeout(self) -> float:
+        """Give 0, as a socket that does not block."""
+        return 0.0
 
     def fileno(self) -> int:
-        """Give -1: there is no descriptor."""
-        return -1
+        """Give a descriptor to poll: readable when data or an end waits, else idle."""
+        end = self._end
+        if end is None:
+            return quiet_descriptor()
+        over = end.ended or end.closing or end.lost
+        return readable_descriptor() if over or end.unread else quiet_descriptor()
+
+    def close(self) -> None:
+        """Close the connection it stands for."""
+        if self._end is not None:
+            self._end.close()
 
 
 class SimServer(asyncio.AbstractServer):
@@ -66,8 +110,10 @@ class SimServer(asyncio.AbstractServer):
         port: int,
         *,
         coalesces: bool = False,
+        backlog: int = 100,
     ) -> None:
         self._net = net
+        self._backlog = backlog
         self._coalesces = coalesces
         self._factory = factory
         self._hosts = hosts
@@ -102,7 +148,12 @@ class SimServer(asyncio.AbstractServer):
         """Accept connections; doing so twice does nothing."""
         if self._listening is None and self._closed is None:
             self._listening = self._net.listen(
-                self._life, self._factory, self._hosts, self._port, self._accept
+                self._life,
+                self._factory,
+                self._hosts,
+                self._port,
+                self._accept,
+                self._backlog,
             )
             self.addresses = list(self._listening.addresses)
 

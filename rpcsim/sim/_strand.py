@@ -41,12 +41,16 @@ class StrandLike(Protocol):
     background: bool
     first: Entry | None
     more: deque[Entry] | None
+    # Set by a policy that looks at strands, on first sight; nobody else pays for it.
+    priority: int
 
 
 class Strand:
     """A strand that is not a task."""
 
-    __slots__ = ("background", "first", "label", "life", "more")
+    __slots__ = ("background", "first", "label", "life", "more", "priority")
+
+    priority: int
 
     def __init__(self, label: str, life: Life, *, background: bool = False) -> None:
         self.label = label

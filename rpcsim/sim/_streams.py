@@ -9,15 +9,23 @@ from __future__ import annotations
 
 import hashlib
 import random
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 from uuid import UUID
 
 if TYPE_CHECKING:
     from collections.abc import Callable, MutableSequence, Sequence
 
-__all__ = ["SimEntropy", "SimStream", "stream_seed"]
+    from rpcsim.sim._taping import Tap
+
+__all__ = ["SimEntropy", "SimStream", "TapedStream", "stream_seed"]
 
 T = TypeVar("T")
+
+# Streams that are on no tape: the policy's choices are written down instead of its
+# draws, and ids follow from the seed alone, so that a zero makes no two of them equal.
+UNTAPED: Final = frozenset({"schedule", "ids", "ambient", "ambient-bytes"})
+# A float has this many bits, all of them drawn (random.random, documented).
+_FLOAT: Final = 1 << 53
 
 
 def stream_seed(seed: int, label: str) -> int:
@@ -65,13 +73,7 @@ class SimStream:
 
     def chooser(self) -> Callable[[int], int]:
         """Give a lean `below`, for the one place that draws on every turn."""
-        draw = self._random
-
-        def choose(n: int) -> int:
-            self.draws += 1
-            return int(draw() * n)
-
-        return choose
+        return Drawing(self, self._random)
 
     def choice(self, items: Sequence[T]) -> T:
         """Draw one of the items."""
@@ -84,13 +86,65 @@ class SimStream:
             items[i], items[j] = items[j], items[i]
 
 
+class Drawing:
+    """Draws an index below n; the scheduler draws by `uniform` itself, a call less.
+
+    Attributes:
+        stream: Where the draws are counted.
+        uniform: Draws a float, 0 <= x < 1.
+    """
+
+    __slots__ = ("stream", "uniform")
+
+    def __init__(self, stream: SimStream, uniform: Callable[[], float]) -> None:
+        self.stream = stream
+        self.uniform = uniform
+
+    def __call__(self, n: int) -> int:
+        self.stream.draws += 1
+        return int(self.uniform() * n)
+
+
+class TapedStream(SimStream):
+    """A stream whose draws pass the tape: written down, or taken from it."""
+
+    __slots__ = ("_tap",)
+
+    def __init__(self, seed: int, label: str, tap: Tap) -> None:
+        super().__init__(seed, label)
+        self._tap = tap
+
+    def random(self) -> float:
+        """Draw a float, 0 <= x < 1; on the tape, as its 53 bits."""
+        drawn = int(super().random() * _FLOAT)
+        return self._tap.pick(self.label, _FLOAT, drawn) / _FLOAT
+
+    def getrandbits(self, k: int) -> int:
+        """Draw `k` random bits."""
+        return self._tap.pick(self.label, 1 << k, super().getrandbits(k))
+
+    def below(self, n: int) -> int:
+        """Draw an integer, 0 <= i < n."""
+        return self._tap.pick(self.label, n, super().below(n))
+
+    def chooser(self) -> Callable[[int], int]:
+        """Give `below`: a lean one would pass the tape by."""
+        return self.below
+
+
 class SimEntropy:
-    """All streams of one run."""
+    """All streams of one run.
 
-    __slots__ = ("_counts", "_ids", "_streams", "seed")
+    Args:
+        seed: What they derive from.
+        tap: What their draws pass, if the run has a tape.
+    """
 
-    def __init__(self, seed: int) -> None:
+    __slots__ = ("_counts", "_ids", "_streams", "_tap", "seed")
+
+    def __init__(self, seed: int, tap: Tap | None = None) -> None:
         self.seed = seed
+        self._tap = tap
         self._streams: dict[str, SimStream] = {}
         self._counts: dict[str, int] = {}
         self._ids: SimStream | None = None
@@ -102,7 +156,12 @@ class SimEntropy:
         """Give the stream of that name."""
         stream = self._streams.get(label)
         if stream is None:
-            stream = self._streams[label] = SimStream(self.seed, label)
+            tap = self._tap
+            if tap is None or label in UNTAPED:
+                stream = SimStream(self.seed, label)
+            else:
+                stream = TapedStream(self.seed, label, tap)
+            self._streams[label] = stream
         return stream
 
     @property

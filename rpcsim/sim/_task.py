@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 __all__ = ["SimFuture", "SimHandle", "SimTask", "SimTimerHandle"]
 
+# A test's traceback ends at the test's own line: pytest leaves our frames out.
+__tracebackhide__ = True
+
 
 def callback_name(callback: object, args: tuple[Any, ...] = ()) -> str:
     """Name what an entry calls, without addresses."""
@@ -76,8 +79,11 @@ class SimTask(asyncio.Task[Any]):
         "life",
         "line",
         "more",
+        "priority",
         "seq",
     )
+
+    priority: int
 
     def __init__(
         self,
@@ -89,6 +95,7 @@ class SimTask(asyncio.Task[Any]):
         seq: int,
         life: Life,
         line: StrandLike | None = None,
+        eager: bool = False,
     ) -> None:
         # Before the base class: it hashes the task and schedules its first step.
         self.seq = seq
@@ -100,7 +107,11 @@ class SimTask(asyncio.Task[Any]):
         self.line: StrandLike | None = line
         self.background = False
         self.fiber: Any = None
-        super().__init__(coro, loop=loop, name=name, context=context)
+        if eager:  # the first step runs inside this call
+            begin: Any = super().__init__
+            begin(coro, loop=loop, name=name, context=context, eager_start=True)
+        else:
+            super().__init__(coro, loop=loop, name=name, context=context)
 
     def __hash__(self) -> int:
         return self.seq
@@ -128,6 +139,9 @@ class _Runs:
             raise
         except BaseException as error:  # noqa: BLE001 - as asyncio: told, not raised
             self._loop.callback_failed(self, callback, error)
+        # A traceback may keep this frame, and with it a failed task that nobody else
+        # holds any more and that would tell of itself.
+        del self, callback
 
 
 class SimHandle(_Runs, asyncio.Handle):

@@ -1,197 +1,40 @@
 """TCP streams on the simulated network: two endpoints, one flow in each direction.
 
-The laws: bytes of one direction arrive in order, never altered or duplicated;
-`connection_made` comes before data on both sides, end-of-file after the last data, and
-`connection_lost` exactly once and last. A packet that is dropped makes the stream
-stall: it is sent again after 200 ms, doubling (RFC 6298 bounds), until the link lets
-it pass or 924 s are over (Linux `tcp_retries2` = 15).
+The laws: `connection_made` comes before data on both sides, end-of-file after the last
+data, and `connection_lost` exactly once and last. What happens between a write and its
+arrival is `_flow.py`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import errno
+import socket
 from collections import deque
 from contextvars import Context, copy_context
 from typing import TYPE_CHECKING, Any, Final
 from zlib import crc32
 
-from rpcsim.ports import NANOS, message_data
+from rpcsim.ports import message_data
+from rpcsim.sim._flow import ACK, FIN, RST, Flow
+from rpcsim.sim._inflight import Told
+from rpcsim.sim._keepalive import KeepAlive
+from rpcsim.sim._opaque import CIPHERS, begins_cipher
 from rpcsim.sim._strand import Strand
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from rpcsim.ports import Address, MessageInfo
-    from rpcsim.sim._links import Link
     from rpcsim.sim._net import SimNet
-    from rpcsim.sim._strand import Life, StrandLike
+    from rpcsim.sim._strand import Life
+    from rpcsim.trace import Data
 
-__all__ = ["Endpoint", "Flow", "SimTransport"]
+__all__ = ["Endpoint", "SimTransport"]
 
-SEND_BUFFER: Final = 64 * 1024
-RECEIVE_BUFFER: Final = 64 * 1024
 HIGH_WATER: Final = 64 * 1024
-FIRST_RETRY_NS: Final = 200_000_000
-LONGEST_RETRY_NS: Final = 120 * NANOS
-RETRANSMIT_TIMEOUT_NS: Final = 924 * NANOS
-
-# What travels: data is bytes, the rest are these marks.
-FIN: Final = "fin"
-RST: Final = "rst"
-ACK: Final = "ack"
-
-
-class Flow:
-    """One direction of a connection: what was written and has not left yet."""
-
-    __slots__ = (
-        "_last_due",
-        "_retry_ns",
-        "_since",
-        "_stalled",
-        "back",
-        "buffered",
-        "dst",
-        "in_flight",
-        "link",
-        "net",
-        "pending",
-        "src",
-        "strand",
-    )
-
-    def __init__(
-        self, net: SimNet, src: Endpoint, dst: Endpoint, link: Link, back: Link
-    ) -> None:
-        self.net = net
-        self.src = src
-        self.dst = dst
-        self.strand: StrandLike = src.strand
-        self.link = link
-        self.back = back
-        self.pending: deque[bytes | str] = deque()
-        self.buffered = 0  # bytes in `pending`
-        self.in_flight = 0  # bytes sent and not arrived
-        self._last_due = 0
-        self._stalled = False
-        self._retry_ns = FIRST_RETRY_NS
-        self._since = 0
-
-    def send(self, item: bytes | str) -> None:
-        """Send a piece of data or a mark, after all that was sent before."""
-        rest = item if self.pending else self._transmit(item)
-        if rest is not None:
-            self.pending.append(rest)
-            if rest.__class__ is not str:
-                self.buffered += len(rest)
-
-    def _transmit(self, item: bytes | str) -> bytes | str | None:
-        """Put one item on the wire; gives what the link or the window kept back."""
-        link, dst, loop = self.link, self.dst, self.net.loop
-        if link.cut or dst.life.dead:
-            return self._barred(item)
-        rest: bytes | str | None = None
-        if item.__class__ is not str:
-            if dst.reading_paused:
-                room = RECEIVE_BUFFER - dst.unread - self.in_flight
-                if room <= 0:
-                    return item  # `window_opened` goes on
-                if len(item) > room:
-                    item, rest = item[:room], item[room:]
-            self.in_flight += len(item)
-        due = loop.now_ns + link.delay()
-        self._retry_ns = FIRST_RETRY_NS
-        if due <= self._last_due:
-            due = self._last_due  # never overtake what was sent before
-        self._last_due = due
-        if due > loop.now_ns:
-            loop.at(due, dst.strand, dst.arrive, (item,))
-        else:
-            loop.push(dst.strand, dst.arrive, (item,))
-        return rest
-
-    def _barred(self, item: bytes | str) -> bytes | str | None:
-        dst = self.dst
-        if dst.life.dead and not self.link.cut and self.net.answers_for(dst):
-            # The machine is up again (or only the process died): its system does not
-            # know the connection, and says so after one round trip.
-            if item.__class__ is not str:
-                self._reset_back()
-            return None
-        if not self._stalled:
-            self._stalled = True
-            self._since = self.net.loop.now_ns
-            self._retry_later()
-        return item
-
-    def _reset_back(self) -> None:
-        if self.back.cut:
-            return
-        loop = self.net.loop
-        due = loop.now_ns + self.link.delay() + self.back.delay()
-        loop.at(due, self.strand, self.src.arrive, (RST,))
-
-    def _retry_later(self) -> None:
-        loop = self.net.loop
-        loop.at(loop.now_ns + self._retry_ns, self.strand, self._retry, ())
-        self._retry_ns = min(self._retry_ns * 2, LONGEST_RETRY_NS)
-
-    def _retry(self) -> None:
-        # A closed end is flushed by its system all the same.
-        if not self.pending:
-            self._stalled = False
-            return
-        dead = self.dst.life.dead and not self.net.answers_for(self.dst)
-        if self.link.cut or dead:
-            if self.net.loop.now_ns - self._since >= RETRANSMIT_TIMEOUT_NS:
-                self.drop_pending()
-                self.src.fail(TimeoutError(errno.ETIMEDOUT, "Connection timed out"))
-                return
-            self._retry_later()
-            return
-        self._stalled = False
-        self.flush()
-
-    def flush(self) -> None:
-        """Send what is pending, as far as it may go."""
-        pending = self.pending
-        while pending:
-            item = pending[0]
-            rest = self._transmit(item)
-            if item.__class__ is not str:
-                self.buffered -= len(item) - len(rest or b"")
-            if rest is not None:
-                pending[0] = rest
-                break
-            pending.popleft()
-        self.src.drained()
-
-    def window_opened(self) -> None:
-        """The reader took bytes: the sender learns it one latency later."""
-        loop = self.net.loop
-        due = loop.now_ns + self.back.delay()
-        loop.at(due, self.strand, self.flush, ())
-
-    def outlive(self, strand: Strand) -> None:
-        """Go on without the program: its system sends what is left, and closes.
-
-        Args:
-            strand: What it runs on from now, as the program's own never runs again.
-        """
-        self.strand = strand
-        if self.src.unread:
-            self.src.send_reset()
-        elif not self.src.eof_sent:
-            self.src.eof_sent = True
-            self.send(FIN)
-        self._stalled = False
-        self.flush()
-
-    def drop_pending(self) -> None:
-        """Forget what has not left."""
-        self.pending.clear()
-        self.buffered = 0
+# What `SO_LINGER` is set to for a close that resets: on, for no time (`struct linger`).
+NO_LINGER: Final = b"\x01\0\0\0\0\0\0\0"
 
 
 class Endpoint:
@@ -205,10 +48,12 @@ class Endpoint:
         "closing",
         "coalesces",
         "context",
+        "ended",
         "eof_sent",
         "held",
         "held_bytes",
         "high",
+        "keep_alive",
         "label",
         "life",
         "local",
@@ -217,11 +62,14 @@ class Endpoint:
         "net",
         "number",
         "on_lost",
+        "opaque",
         "out",
         "peer",
         "protocol",
         "reading_paused",
         "remote",
+        "severed",
+        "socket",
         "strand",
         "told",
         "transport",
@@ -260,6 +108,12 @@ class Endpoint:
         self.closing = False
         self.lost = False
         self.eof_sent = False
+        self.severed = False  # whether somebody else ended our direction
+        self.ended = False  # whether the peer's end-of-file is here
+        # How long a write counts as, where its bytes are ciphertext; see `_opaque`.
+        self.opaque: Callable[[bytes], int] | None = None
+        self.keep_alive: KeepAlive | None = None
+        self.socket: Any = None  # the stand-in, once somebody asked for it
         # Whether what one turn writes leaves as one piece, as on the real side.
         self.coalesces = False
         self.held: list[bytes] = []
@@ -274,8 +128,13 @@ class Endpoint:
 
     # -- arrival -----------------------------------------------------------------------
 
-    def arrive(self, item: bytes | str) -> None:
-        """Take what the network delivers, in order."""
+    def arrive(self, item: bytes | str, sent_ns: int = 0) -> None:
+        """Take what the network delivers, in order.
+
+        Args:
+            item: Data or a mark.
+            sent_ns: When it was sent; for those who look at what is in flight.
+        """
         if item.__class__ is not str:
             self.peer.out.in_flight -= len(item)
         if item is RST:
@@ -288,7 +147,7 @@ class Endpoint:
             return
         if self.lost or (self.closing and item is not FIN):
             if item is not FIN:
-                self.send_reset()
+                self.refuse_item(item)
             return
         if self.reading_paused or self._inbox:
             self._inbox.append(item)
@@ -297,8 +156,32 @@ class Endpoint:
             return
         self._deliver(item)
 
+    def refuse_item(self, item: bytes | str) -> None:
+        """Answer what came too late with a reset."""
+        self.send_reset()
+
+    def unread_items(self) -> list[bytes]:
+        """Give the data that waits for the protocol to read again."""
+        return [item for item in self._inbox if not isinstance(item, str)]
+
+    def forget_unread(self) -> None:
+        """Throw away what waits."""
+        self._inbox.clear()
+        self.unread = 0
+
+    def tell_packet(self, fn: Callable[..., Any], args: tuple[Any, ...]) -> Told | None:
+        """Tell what an entry of the loop brings here, if it is a packet."""
+        if getattr(fn, "__func__", None) is not Endpoint.arrive:
+            return None
+        item, sent_ns = args
+        flow = self.peer.out
+        size = 0 if item.__class__ is str else len(item)
+        kind = "data" if size else item
+        return Told(kind, flow.link, self.label, size, sent_ns, flow)
+
     def _deliver(self, item: bytes | str) -> None:
         if item is FIN:
+            self.ended = True
             self.trace("conn.eof")
             if self.closing:
                 return
@@ -311,18 +194,12 @@ class Endpoint:
         if self.lost:
             return
         self.trace("conn.reset")
-        self._inbox.clear()
+        self.forget_unread()
         self.fail(ConnectionResetError(errno.ECONNRESET, "Connection reset by peer"))
 
     def send_reset(self) -> None:
         """Tell the peer that the connection is over."""
-        out = self.out
-        out.drop_pending()
-        if not out.link.cut and not out.dst.life.dead:
-            loop = self.net.loop
-            # A reset overtakes nothing that is on the wire, but waits for nothing.
-            due = max(loop.now_ns + out.link.delay(), out._last_due)
-            loop.at(due, out.dst.strand, out.dst.arrive, (RST,))
+        self.out.reset()
 
     def call(self, callback: Callable[..., Any], *args: Any) -> Any:
         """Call the protocol in the connection's context; its failure is fatal here."""
@@ -382,10 +259,13 @@ class Endpoint:
         """Flush, then end; unread data makes it a reset."""
         if self.closing or self.lost:
             return
+        if self.socket is not None and self._resets_on_close():
+            self.fail(None, reset=True)
+            return
         self.closing = True
         self.flush()
         if self.unread:
-            self._inbox.clear()
+            self.forget_unread()
             self.send_reset()
             self.net.loop.push(self.strand, self.lose, (None,))
             return
@@ -394,12 +274,33 @@ class Endpoint:
             self.out.send(FIN)
         self.drained()
 
+    def option_set(self, level: int, option: int, value: Any) -> None:
+        """Heed a socket option that does something here."""
+        if (level, option) != (socket.SOL_SOCKET, socket.SO_KEEPALIVE):
+            return
+        if self.keep_alive is not None:
+            self.keep_alive.on = False
+            self.keep_alive = None
+        if value and not self.lost:
+            self.keep_alive = KeepAlive(self, self.socket.options)
+
+    def _resets_on_close(self) -> bool:
+        linger = self.socket.options.get((socket.SOL_SOCKET, socket.SO_LINGER))
+        return isinstance(linger, (bytes, bytearray)) and linger == NO_LINGER
+
+    def shut_out(self) -> None:
+        """End our direction from outside: the program learns of it when it writes."""
+        if not self.eof_sent and not self.closing:
+            self.flush()
+            self.eof_sent = self.severed = True
+            self.out.send(FIN)
+
     def fail(self, error: Exception | None, *, reset: bool = False) -> None:
         """End at once: nothing more is sent or delivered."""
         if self.lost:
             return
         self.closing = True
-        self._inbox.clear()
+        self.forget_unread()
         self.held.clear()
         if hasattr(self, "out"):  # else the handshake is not over
             if reset:
@@ -424,7 +325,11 @@ class Endpoint:
     def buffered(self) -> int:
         """Bytes the system has not taken: what is beyond its send buffer."""
         held = self.held_bytes if self.held else 0
-        return max(0, self.out.buffered + held - SEND_BUFFER)
+        return max(0, self.out.buffered + held - self.out.link.send_buffer)
+
+    def buffered_bytes(self) -> int:
+        """Bytes written and not sent, those in the system's buffer included."""
+        return self.out.buffered + (self.held_bytes if self.held else 0)
 
     def write(self, data: bytes) -> None:
         """Send bytes."""
@@ -443,8 +348,14 @@ class Endpoint:
         trace = loop.trace
         if trace.level != "off":
             # As `self.trace`, spelled out: every byte of a run passes here.
-            size, check = ("bytes", len(data)), ("crc", crc32(data))
-            told = (self.told, size, check)
+            told: Data
+            if self.opaque is not None or (
+                data[0] in CIPHERS and begins_cipher(self, data)
+            ):
+                told = (self.told, ("bytes", self.opaque(data)))  # type: ignore[misc]  # it is set by then
+            else:
+                size, check = ("bytes", len(data)), ("crc", crc32(data))
+                told = (self.told, size, check)
             host, label = self.life.host, self.strand.label
             loop.cause = trace.append(
                 loop.now_ns, "conn.data", host, label, loop.cause, told
@@ -508,6 +419,10 @@ class SimTransport(asyncio.Transport):
         if end.eof_sent:
             if end.closing:
                 return
+            if end.severed:
+                broken = BrokenPipeError(errno.EPIPE, "Broken pipe")
+                end.fail(broken, reset=True)
+                return
             raise RuntimeError("Cannot call write() after write_eof()")
         if data and not end.closing:
             end.write(data)
@@ -518,8 +433,8 @@ class SimTransport(asyncio.Transport):
         """Send several pieces as one write."""
         self.write(b"".join(list_of_data))
 
-    def write_message(self, frame: bytes, info: MessageInfo) -> None:
-        """Send one frame, telling the trace what it means."""
+    def write_message(self, frame: bytes, info: MessageInfo) -> bool:
+        """Send one frame, telling the trace what it means; rules may decide else."""
         end = self._end
         loop = end.net.loop
         if loop.trace.level != "off":
@@ -532,7 +447,10 @@ class SimTransport(asyncio.Transport):
                 loop.cause,
                 message_data(info),
             )
+        if end.net.messages is not None:
+            return end.net.send_message(end, frame, info)
         self.write(frame)
+        return True
 
     def write_eof(self) -> None:
         """Close our direction after the last byte."""
@@ -553,6 +471,10 @@ class SimTransport(asyncio.Transport):
     def abort(self) -> None:
         """Close now; the peer sees a reset."""
         self._end.fail(None, reset=True)
+
+    def _force_close(self, exc: Exception | None) -> None:
+        """Close now, telling the protocol why; the name TLS calls it by."""
+        self._end.fail(exc, reset=True)
 
     def is_closing(self) -> bool:
         """Whether it is closing or lost."""
@@ -605,7 +527,9 @@ class SimTransport(asyncio.Transport):
         if name == "connection":
             return end.label
         if name == "socket":
-            return end.net.socket_of(end.local, end.remote)
+            if end.socket is None:
+                end.socket = end.net.socket_of(end)
+            return end.socket
         return default
 
     def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:

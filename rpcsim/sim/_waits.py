@@ -45,7 +45,11 @@ class Waiting:
 
     def __str__(self) -> str:
         fiber = " (blocking code)" if self.task.fiber is not None else ""
-        return f"{self.task.get_name()}{fiber} waits for {self.what}, at {self.place}"
+        told = f"{self.task.get_name()}{fiber} waits for {self.what}, at {self.place}"
+        life = self.task.life
+        if life.shut and not life.dead:
+            told += f"; its host {life.host} is paused, `resume()` lets it go on"
+        return told
 
 
 def _frames(task: SimTask) -> list[FrameType]:
@@ -148,9 +152,9 @@ class _Report:
     def _tell_call(self, call: Call) -> str:
         number = next(
             (
-                dict(data).get("no")
-                for _, kind, _, _, _, data in reversed(self._sim.trace.raw)
-                if kind == "call.request" and ("id", call.id) in data
+                record.get("no")
+                for record in reversed(self._sim.trace)
+                if record.kind == "call.request" and record.get("id") == call.id
             ),
             None,
         )

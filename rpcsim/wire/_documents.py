@@ -257,19 +257,40 @@ def _values(document: RequestDocument | ReplyDocument) -> dict[str, Any]:
 
 
 def _is_plain_document(document: RequestDocument | ReplyDocument) -> bool:
+    values: tuple[Any, ...]
     if isinstance(document, RequestDocument):
         request = document.request
-        parts = (
-            (document.any, document.data, document.window, document.pam),
-            (request.args, request.kws, request.cntr),
+        values = (
+            document.any,
+            document.data,
+            document.window,
+            document.pam,
+            request.args,
+            request.kws,
+            request.cntr,
         )
-        return _is_plain(parts, -2)
-    result = document.result
-    if isinstance(result, Result):
-        values = (result.retval, result.xstate, result.xargs)
+    elif isinstance(document.result, Result):
+        result = document.result
+        values = (
+            document.any,
+            document.data,
+            result.retval,
+            result.xstate,
+            result.xargs,
+        )
     else:
-        values = (document.total, document.completed, document.details)
-    return _is_plain((document.any, document.data, *values), -1)
+        values = (
+            document.any,
+            document.data,
+            document.total,
+            document.completed,
+            document.details,
+        )
+    # Most are not there: those cost no call.
+    for value in values:
+        if type(value) not in _ATOMS and not _is_plain(value, 0):
+            return False
+    return True
 
 
 def _is_plain(value: Any, depth: int) -> bool:

@@ -191,9 +191,9 @@ def test_publishes_tell_what_they_mean(sim: Sim, server: BrokerServer) -> None:
         transport = broker._transport
         before = transport.write_message
 
-        def write_message(frame: bytes, info: MessageInfo) -> None:
+        def write_message(frame: bytes, info: MessageInfo) -> bool:
             told.append(info)
-            before(frame, info)
+            return before(frame, info)
 
         broker._transport = _Telling(transport, write_message)
         await broker.declare("q", SHARED)

@@ -11,6 +11,7 @@ import pytest
 
 from rpcsim.agents import Agent, AgentServer, Context, RequestTimeout, remote
 from rpcsim.agents._broker import broker_for
+from rpcsim.agents._server import _Answer
 from rpcsim.errors import Disconnected
 from rpcsim.fakes import BrokerMemory, BrokerServer
 from rpcsim.ports import MessageInfo, QueueOptions, current
@@ -200,6 +201,53 @@ def test_a_restarted_broker_gets_its_agents_back(world: Any) -> None:
     pause(world, 3)
     assert Agent("jortel").Dog.bark("back") == "woof back"
     assert seen == ["began", "ended", "back"]
+
+
+def test_an_answer_lost_on_its_way_is_given_again() -> None:
+    """The request comes back with the next connection, and is answered, not run."""
+    seen: list[Any] = []
+    with Sim(seed=1) as sim:
+        memory = BrokerMemory()
+        sim.services["broker"] = URL
+        broker = sim.host("broker", lambda: BrokerServer(memory=memory))
+        serve(sim, "jortel", plugin(seen))
+        sim.net.link("*", "*", latency="10ms")
+
+        async def main() -> None:
+            client = await broker_for(current(), URL)
+            await client.declare("replies", QueueOptions())
+            slow = {"classname": "Dog", "method": "slow", "args": [0.3], "kws": {}}
+            await client.publish("jortel", request(request=slow), info=INFO)
+            # The method began as the confirm came back: the answer is on its way.
+            await asyncio.sleep(0.305)
+            assert sim.trace[-1].kind == "conn.data"
+
+        sim.run(main)
+        broker.crash("process")
+        broker.restart()
+        pause(sim, 5)
+        kept = {queue.name: queue.messages for queue in memory.kept()}
+        documents = [json.loads(message.body) for message in kept["replies"]]
+        assert [d.get("status") or d["result"] for d in documents] == [
+            "started",
+            {"retval": "done"},
+        ]
+        assert not kept["jortel"]
+        assert seen == ["began", "ended"]
+        told = [r.get("reason") for r in sim.trace.of_kind("call.discarded")]
+        assert told == ["finished"]
+
+
+def test_answers_are_remembered_within_a_bound() -> None:
+    """So many, and so many bytes of them; the oldest are forgotten first."""
+    agent = AgentServer("jortel", plugin([]))
+    for n in range(20):
+        agent._remember(f"big {n}", _Answer("reply", bytes(1 << 20)))
+    assert list(agent._finished) == [f"big {n}" for n in range(12, 20)]
+    for n in range(2000):
+        agent._remember(f"small {n}", None)
+    assert len(agent._finished) == 1000
+    assert agent._finished_bytes == 0
 
 
 def test_a_caller_whose_connection_is_lost_is_told(world: Any) -> None:

@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
+from tests.bench._clock import CLOCK
 from tests.bench._peers import RUNNERS
 from tests.bench._rows import ROWS, row_of
 from tests.bench._sampling import has
@@ -41,6 +42,9 @@ def read_arguments() -> argparse.Namespace:
         default=sys.executable,
         metavar="PATH",
         help="interpreter to measure on (3.12 or later for all loops)",
+    )
+    parser.add_argument(
+        "--cpu", action="store_true", help="count work, not time: on a busy machine"
     )
     parser.add_argument("--rows", default="", help="only these, separated by commas")
     parser.add_argument("--peers", default="", help="only these loops")
@@ -80,6 +84,8 @@ def main() -> int:
     options = read_arguments()
     pace = QUICK if options.quick else FULL
     chosen = [row_of(name) for name in options.rows.split(",") if name] or list(ROWS)
+    if options.cpu:
+        os.environ[CLOCK] = "cpu"  # for the children
     scratch = Scratch(options.python)
     wanted = options.peers.split(",") if options.peers else list(RUNNERS)
     peers = [peer for peer in scratch.peers if peer in wanted]
@@ -105,12 +111,15 @@ def main() -> int:
     print(f"busy programs at the start {load[0]:.1f}, at the end {load[1]:.1f}")
     if load[0] > 0.5 or load[1] > 1.5:
         print("other programs ran meanwhile: measure again on an idle machine")
+    if options.cpu:
+        print("counted in seconds of work (--cpu), not of time, but for the imports")
     for problem in problems:
         print(f"left out: {problem}")
     now = datetime.now(UTC)
     record = {
         "at": now.isoformat(timespec="seconds"),
         "quick": options.quick,
+        "cpu": options.cpu,
         "versions": versions,
         "platform": platform.platform(),
         "cores": os.cpu_count(),

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
-import time
 from typing import TYPE_CHECKING, Final
 
+from tests.bench._clock import now
 from tests.bench._peers import measure
 
 if TYPE_CHECKING:
@@ -42,9 +42,9 @@ def _blocking(row: Row, n: int) -> tuple[int, float]:
                 else:
                     wait()
 
-        begin = time.perf_counter()
+        begin = now()
         sim.run(main)
-        return n, time.perf_counter() - begin
+        return n, now() - begin
 
 
 def _agent(row: Row, n: int) -> tuple[int, float]:
@@ -59,10 +59,10 @@ def _agent(row: Row, n: int) -> tuple[int, float]:
         world.agent("kennel", Dog)
         dog = rpcsim.Agent("kennel").Dog()
         dog.bark("once, to connect")
-        begin = time.perf_counter()
+        begin = now()
         for _ in range(n):
             dog.bark("hello")
-        return n, time.perf_counter() - begin
+        return n, now() - begin
 
 
 def _import(row: Row, n: int) -> tuple[int, float]:
@@ -106,9 +106,9 @@ def _threads(row: Row, n: int) -> tuple[int, float]:
                 else:
                     wait()
 
-        begin = time.perf_counter()
+        begin = now()
         await asyncio.to_thread(caller)
-        return time.perf_counter() - begin
+        return now() - begin
 
     return n, asyncio.run(main())
 

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import importlib
-
-# Bound here, before any loop puts its own clock into the module.
-from time import perf_counter as now
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
+from tests.bench._clock import now
 from tests.bench._programs import MESSAGES, PROGRAMS, Place
 
 if TYPE_CHECKING:
@@ -54,9 +52,36 @@ def _rpcsim(program: Program, n: int, row: Row, mark: Mark) -> int:
         await host.wait_started()
         return "server", PORT, servers[0]
 
+    place = Place(serve=serve, mark=mark, town=_Town(sim, machine))
     with sim:
-        done: int = sim.run(lambda: program(n, Place(serve=serve, mark=mark)))
+        done: int = sim.run(lambda: program(n, place))
     return done
+
+
+class _Town:
+    """Hosts on our machine."""
+
+    def __init__(self, sim: Any, machine: Any) -> None:
+        self.sim = sim
+        self.latency = machine.Uniform(*LATENCY)
+        self.fault: Any = None
+
+    async def run(self, host: str, fn: Callable[[], Any]) -> Any:
+        if not self.sim.hosts:
+            self.sim.net.link("*", "*", latency=self.latency)
+        done = asyncio.get_running_loop().create_future()
+
+        async def up() -> None:
+            done.set_result(await fn())
+
+        self.sim.host(host, up, background=True)
+        return await done
+
+    def cut(self, left: Any, right: Any) -> None:
+        self.fault = self.sim.net.partition(left, right)
+
+    def heal(self) -> None:
+        self.fault.undo()
 
 
 def _simloop(program: Program, n: int, row: Row, mark: Mark) -> int:
@@ -67,11 +92,29 @@ def _simloop(program: Program, n: int, row: Row, mark: Mark) -> int:
         server = await loop.net.host("server").create_task(start(None, PORT))
         return "server", PORT, server
 
+    town = _SimloopTown(loop)
     try:
-        done: int = loop.run_until_complete(program(n, Place(serve=serve, mark=mark)))
+        done: int = loop.run_until_complete(
+            program(n, Place(serve=serve, mark=mark, town=town))
+        )
     finally:
         loop.close()
     return done
+
+
+class _SimloopTown:
+    def __init__(self, loop: Any) -> None:
+        self.loop = loop
+
+    async def run(self, host: str, fn: Callable[[], Any]) -> Any:
+        self.loop.net.set_defaults(latency=LATENCY)
+        return await self.loop.net.host(host).create_task(fn())
+
+    def cut(self, left: Any, right: Any) -> None:
+        self.loop.net.partition(left, right)
+
+    def heal(self) -> None:
+        self.loop.net.heal()
 
 
 def _simloom(program: Program, n: int, row: Row, mark: Mark) -> int:
@@ -83,10 +126,27 @@ def _simloom(program: Program, n: int, row: Row, mark: Mark) -> int:
             server = await world.host("server").spawn(lambda: start("server", PORT))
             return "server", PORT, server
 
-        return await program(n, Place(serve=serve, mark=mark))
+        town = _SimloomTown(world)
+        return await program(n, Place(serve=serve, mark=mark, town=town))
 
     done: int = simloom.run(main, seed=SEED, max_steps_per_instant=10**12).value
     return done
+
+
+class _SimloomTown:
+    def __init__(self, world: Any) -> None:
+        self.world = world
+        world.net.set_latency(*LATENCY)
+
+    async def run(self, host: str, fn: Callable[[], Any]) -> Any:
+        return await self.world.host(host).spawn(fn)
+
+    def cut(self, left: Any, right: Any) -> None:
+        sides = ([self.world.host(name) for name in side] for side in (left, right))
+        self.world.net.partition(*sides)
+
+    def heal(self) -> None:
+        self.world.net.heal()
 
 
 def _seedloop(program: Program, n: int, row: Row, mark: Mark) -> int:
@@ -129,7 +189,7 @@ def measure(peer: str, row: Row, n: int) -> tuple[int, float]:
         nonlocal begin
         begin = now()
 
-    if row.id == "empty":
+    if row.whole:
         for _ in range(n):
             run(program, 1, row, _no_mark)
         done = n

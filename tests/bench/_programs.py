@@ -11,6 +11,8 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
+from tests.bench._chaos import chaos, message_chaos
+
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine
 
@@ -29,11 +31,13 @@ class Place:
             gives the address for clients, and the server.
         mark: Begins the measurement anew: what was before was preparation.
         messages: A network of messages, for the loop that has no streams.
+        town: Several hosts and the cuts between them, where the loop knows such.
     """
 
     serve: Callable[[Start], Awaitable[tuple[str, int, asyncio.AbstractServer]]]
     mark: Callable[[], None]
     messages: Any = None
+    town: Any = None
 
 
 # -- scheduling ------------------------------------------------------------------------
@@ -308,6 +312,7 @@ PROGRAMS: Final[dict[str, Program]] = {
     "streams_1": streams_1,
     "streams_50": streams_50,
     "empty": trivial,
+    "chaos": chaos,
 }
 # Instead of those of the same name, on a loop without streams.
 MESSAGES: Final[dict[str, Program]] = {
@@ -315,4 +320,5 @@ MESSAGES: Final[dict[str, Program]] = {
     "rpc_msgspec": _messages_msgspec,
     "streams_1": _messages_1,
     "streams_50": _messages_50,
+    "chaos": message_chaos,
 }

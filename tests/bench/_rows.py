@@ -37,6 +37,8 @@ class Row:
         trace: Level of our trace during the row.
         others: Whether the other loops run it too; else it is ours (and asyncio's,
             where `_peers.py` knows an equivalent).
+        whole: Whether one operation is one run, from a fresh loop to its closing.
+        simulated: Whether it needs a simulated network, which asyncio has not.
     """
 
     id: str
@@ -48,6 +50,8 @@ class Row:
     trace: Literal["steps", "protocol"] = "protocol"
     others: bool = True
     program: str = ""
+    whole: bool = False
+    simulated: bool = False
 
     @property
     def rising(self) -> bool:
@@ -91,7 +95,15 @@ ROWS: Final = (
         title="echo, streams, 50 clients",
         goal=Goal(35_000),
     ),
-    Row(id="empty", title="empty runs", goal=Goal(10_000), smallest=20),
+    Row(id="empty", title="empty runs", goal=Goal(10_000), smallest=20, whole=True),
+    Row(
+        id="chaos",
+        title="small scenarios with a partition",
+        goal=Goal(500),
+        smallest=3,
+        whole=True,
+        simulated=True,
+    ),
     Row(
         id="blocking",
         title="blocking call with a timer",

@@ -21,6 +21,8 @@ LIMIT_SECONDS = 60.0
 
 def has(peer: str, row: Row) -> bool:
     """Whether a loop runs a row."""
+    if peer == "asyncio" and row.simulated:
+        return False
     if row.others or peer == "rpcsim":
         return True
     return peer == "asyncio" and row.id in THREADS

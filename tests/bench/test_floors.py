@@ -26,6 +26,7 @@ SIZES = {
     "streams_1": 500,
     "streams_50": 1_000,
     "empty": 50,
+    "chaos": 5,
     "blocking": 200,
     "nested": 200,
     "agent": 50,

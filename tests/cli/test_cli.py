@@ -117,6 +117,7 @@ def test_the_trace_file_reads_back(
             ["run", "--sede", "3", CRASH],
             'rpcsim run: unknown option "--sede"; did you mean "--seed"?',
         ),
+        (["--vers"], 'rpcsim: unknown option "--vers"; try: rpcsim --help'),
         (["run"], "rpcsim run: Missing argument 'PATH'; try: rpcsim run --help"),
         (
             ["run", "nofile.yaml"],
@@ -144,7 +145,7 @@ def test_the_trace_file_reads_back(
         ),
         (
             ["check-determinism", CRASH, "--ways", "moon"],
-            'rpcsim check-determinism: no way "moon" to check; known: heap, fresh',
+            'rpcsim check-determinism: no way "moon" to check; known: heap, fresh, file',
         ),
         (
             ["check-determinism", CRASH, "--seeds", "3:1"],
@@ -241,6 +242,62 @@ def start(*argv: str, stdout: int) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
         [sys.executable, "-m", "rpcsim", *argv], stdout=stdout, stderr=subprocess.PIPE
     )
+
+
+@pytest.mark.parametrize("verb", ["run", "validate", "check-determinism"])
+def test_what_is_no_file_is_refused(
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    verb: str,
+) -> None:
+    """A pipe would be waited for, a link to itself leads nowhere: each is told."""
+    monkeypatch.chdir(tmp_path)
+    os.mkfifo("pipe.yaml")
+    Path("loop.yaml").symlink_to("loop.yaml")
+    code, _out, err = cli(capsys, verb, "pipe.yaml")
+    assert code == 2
+    assert "pipe.yaml: not a regular file; name a file that holds a scenario" in err
+    code, _out, err = cli(capsys, verb, "loop.yaml")
+    assert (code, err) == (
+        2,
+        f"rpcsim {verb}: loop.yaml is not there; check the path\n",
+    )
+
+
+def test_no_stdout_at_all() -> None:
+    """As under `>&-`: the verdict is the exit code."""
+    done = subprocess.run(
+        f'"{sys.executable}" -m rpcsim run {CRASH} >&-',
+        shell=True,
+        capture_output=True,
+        check=False,
+        timeout=60,
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_ctrl_c_while_loading_is_one_line_too() -> None:
+    """The parser takes a while to load, long enough to be interrupted in."""
+    code = (
+        "import sys\n"
+        "from rpcsim.cli import main\n"
+        "class Finder:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name == 'typer':\n"
+        "            raise KeyboardInterrupt\n"
+        "sys.meta_path.insert(0, Finder())\n"
+        "main(['--version'])\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert (done.returncode, done.stdout) == (130, "")
+    assert done.stderr == "rpcsim: interrupted; run it again\n"
 
 
 def test_a_closed_pipe_ends_quietly() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import heapq
 from datetime import UTC, datetime, timedelta, tzinfo
 from typing import TYPE_CHECKING, Any
@@ -10,6 +11,7 @@ from rpcsim.ports import NANOS, to_ns
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from contextlib import AbstractContextManager
 
     from rpcsim.ports import Duration
 
@@ -74,3 +76,6 @@ class ManualClock:
         self, delay: Duration, fn: Callable[[Any], object], arg: Any = None
     ) -> ManualTimer:
         return self.call_at_ns(self._now + to_ns(delay), fn, arg)
+
+    def background(self) -> AbstractContextManager[None]:
+        return contextlib.nullcontext()

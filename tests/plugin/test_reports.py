@@ -74,7 +74,7 @@ def test_what_the_sections_tell(pytester: pytest.Pytester) -> None:
             "waiting tasks:",
             "    waiter waits for event*test_f.py:*",
             "pending timers:",
-            "    timer print of host test, due at 30 s",
+            "    print of host test, due at 30 s",
             "*- rpcsim timeline -*",
         ]
     )
@@ -212,3 +212,66 @@ def test_properties_of_each_test(
     assert properties["rpcsim_sim_seconds"] == "2.5"
     assert re.fullmatch(r"\w{32}", str(properties["rpcsim_digest"]))
     assert str(properties["rpcsim_seed"]).isdigit()
+
+
+# What ends a test deep inside of us: the call, the wait, the loop, the network.
+DEEP = """
+    import asyncio
+    from rpcsim import Agent, remote
+
+    class Dog:
+        @remote
+        def bark(self, words):
+            raise KeyError("bone")
+
+        @remote
+        async def sleep(self):
+            await asyncio.sleep(1)
+
+    def test_raised(rpc_world):
+        rpc_world.agent("jortel", Dog)
+        Agent("jortel").Dog().bark("hello")  # last
+
+    def test_late(rpc_world):
+        rpc_world.agent("jortel", Dog)
+        Agent("jortel", timeout=(1, 0.3)).Dog().sleep()  # last
+
+    async def test_blocks(rpc_world):
+        Agent("jortel").Dog().bark("hello")  # last
+
+    async def test_awaits(rpc_world):
+        await rpc_world.agent("jortel", Dog).wait_started()
+        await Agent("jortel").Dog().bark.acall("hello")  # last
+
+    def test_program(rpc_world):
+        async def main():
+            await asyncio.sleep(0.01)
+            assert 0  # last
+        rpc_world.run(main)
+
+    def test_nobody(rpc_world):
+        rpc_world.net.partition("nobody", "broker")  # last
+"""
+PLACE = re.compile(r"^(\S+\.py):(\d+): (.*)$", re.MULTILINE)
+
+
+@pytest.mark.parametrize("mode", ["sim", "real"])
+def test_a_traceback_ends_at_the_tests_own_line(
+    pytester: pytest.Pytester, mode: str
+) -> None:
+    """Our frames below it are left out, in either mode; `--full-trace` shows them."""
+    path = pytester.makepyfile(test_d=DEEP)
+    last = [
+        number
+        for number, line in enumerate(path.read_text().splitlines(), 1)
+        if line.endswith("# last")
+    ]
+    result = pytester.runpytest(f"--rpcsim-mode={mode}")
+    result.assert_outcomes(failed=len(last))
+    places = PLACE.findall(str(result.stdout))
+    assert {file for file, _, _ in places} == {"test_d.py"}
+    assert [int(number) for _, number, what in places if what] == last
+    whole = pytester.runpytest(f"--rpcsim-mode={mode}", "--full-trace", "-k", "raised")
+    whole.stdout.fnmatch_lines(
+        ["*rpcsim*_agent.py:*", "*rpcsim*_running.py:*: KeyError"]
+    )

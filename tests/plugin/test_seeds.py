@@ -111,9 +111,15 @@ def test_last_needs_a_session_before(pytester: pytest.Pytester) -> None:
         ("--rpcsim-seed=\u0663", "rpcsim: --rpcsim-seed is a whole number *"),
         (f"--rpcsim-seed={2**63}", "rpcsim: --rpcsim-seed is a whole number *"),
         (f"--rpcsim-seed=1{'0' * 5000}", "rpcsim: --rpcsim-seed is a whole number *"),
-        ("--rpcsim-mode=reel", "rpcsim: the mode is sim, real or both, not 'reel'"),
+        (
+            "--rpcsim-mode=reel",
+            "rpcsim: --rpcsim-mode is sim, real or both, not 'reel'",
+        ),
         ("-orpcsim_seed=x", "rpcsim: ini key rpcsim_seed is a whole number *, not 'x'"),
-        ("-orpcsim_mode=x", "rpcsim: the mode is sim, real or both, not 'x'"),
+        (
+            "-orpcsim_mode=x",
+            "rpcsim: ini key rpcsim_mode is sim, real or both, not 'x'",
+        ),
     ],
 )
 def test_malformed_values(pytester: pytest.Pytester, option: str, text: str) -> None:

@@ -33,6 +33,7 @@ def ports(host: str) -> Ports:
         clock=nothing,
         network=nothing,
         entropy=nothing,
+        disk=nothing,
         bridge=nothing,
         points=nothing,
         trace=nothing,

@@ -124,8 +124,8 @@ def test_the_accepting_side_sees_the_dialling_host(runtime: Runtime) -> None:
     async def story() -> None:
         transport, _, far = await pair(runtime)
         assert far.transport.get_extra_info("peername")[0] == "127.0.0.1"
-        assert far.transport.get_extra_info("label") == transport.get_extra_info(
-            "label"
+        assert far.transport.get_extra_info("connection") == transport.get_extra_info(
+            "connection"
         )
         transport.close()
 

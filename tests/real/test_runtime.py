@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import signal
 import sys
 import threading
 import warnings
@@ -19,6 +20,7 @@ from rpcsim.errors import (
 )
 from rpcsim.ports import Machine, current, current_or_none
 from rpcsim.real import Runtime
+from rpcsim.real._waiting import Waiter
 from tests.real.parts import LOOPS, EchoProtocol, EchoServer, dial, hang_up, until
 
 CALLS = 10_000
@@ -405,3 +407,55 @@ def test_host_names_are_checked() -> None:
             runtime.host("test")
         with pytest.raises(ValueError, match="not a host name"):
             runtime.host("a b")
+
+
+def test_an_interrupt_as_the_end_is_done_is_no_second_wait(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Raised between the last answer and its taking, it ends the block all the same."""
+
+    class Late(Waiter):
+        """Interrupted once it has what it waited for."""
+
+        def block(self, seconds: float = -1) -> bool:
+            super().block(10)
+            raise KeyboardInterrupt
+
+    runtime = Runtime()
+    runtime.__enter__()
+    monkeypatch.setattr("rpcsim.real._thread.Waiter", Late)
+    before = len(threads())
+    with pytest.raises(KeyboardInterrupt):
+        runtime.__exit__(None, None, None)
+    assert (before, threads()) == (1, [])
+
+
+def test_a_second_interrupt_ends_the_grace() -> None:
+    """The end waits for running calls; the user's next interrupt makes it now."""
+    outcomes: list[BaseException] = []
+    began = threading.Event()
+
+    async def for_ever() -> None:
+        began.set()
+        await asyncio.Event().wait()
+
+    def call(runtime: Runtime) -> None:
+        try:
+            runtime.bridge.wait(for_ever())
+        except Disconnected as error:
+            outcomes.append(error)
+
+    def whole_run() -> None:
+        with Runtime(grace="1h") as runtime:
+            caller = threading.Thread(target=call, args=(runtime,))
+            caller.start()
+            assert began.wait(10)
+            # The main thread is at the end of the block, waiting for the call, by then.
+            main = threading.main_thread().ident or 0
+            threading.Timer(0.1, signal.pthread_kill, (main, signal.SIGINT)).start()
+
+    with pytest.raises(KeyboardInterrupt):
+        whole_run()
+    until(lambda: bool(outcomes))
+    assert "shutting down" in str(outcomes[0])
+    until(lambda: threads() == [])

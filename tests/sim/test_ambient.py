@@ -162,6 +162,9 @@ def test_one_file_touches_the_machine_and_one_greenlet() -> None:
         if path.name == "_streams.py":
             # Its own generators; of `uuid` only the value class.
             assert touched <= {"random", "uuid"}
+        elif path.name in ("_external.py", "_logs.py"):
+            # Real threads of their own, and the name of the running one.
+            assert touched <= {"threading"}
         elif path.name != "_ambient.py":
             assert not touched, path.name
         assert ("greenlet" in modules) == (path.name == "_fiber.py"), path.name

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from rpcsim.sim import Sim
+from rpcsim.trace import write_jsonl
 from tests.sim.programs import (
     RACES,
     conversation,
@@ -28,10 +29,12 @@ SCRIPT = """
 import json, sys
 junk = [[n] for n in range({junk})]
 from tests.sim.programs import conversation, race_outcome
+from tests.sim.test_determinism import trace_file
 runs = [race_outcome(), race_outcome(seed=3, policy="random")]
 for policy in ("fifo", "random"):
     trace = conversation(seed=9, policy=policy, trace="steps").trace
     runs.append([trace.digest, trace.schedule_digest])
+runs.append(trace_file())
 print(json.dumps(runs, default=str))
 """
 
@@ -98,13 +101,42 @@ def fresh_process(hash_seed: int) -> Any:
 
 def test_fresh_processes_agree() -> None:
     """Digests and outcomes are equal under other hash seeds (checks 17, 74)."""
-    here = [race_outcome(), race_outcome(seed=3, policy="random")]
+    here: list[Any] = [race_outcome(), race_outcome(seed=3, policy="random")]
     for policy in ("fifo", "random"):
         trace = conversation(seed=9, policy=policy, trace="steps").trace
         here.append([trace.digest, trace.schedule_digest])
+    here.append(trace_file())
     plain = json.loads(json.dumps(here, default=str))
     for hash_seed in (1, 2, 77):
         assert fresh_process(hash_seed) == plain
+
+
+def trace_file() -> str:
+    """Give the trace file of one run, as text."""
+    trace = conversation(seed=4, policy="pct(horizon=50)", trace="steps").trace
+    return write_jsonl(trace, header={"seed": 4}, end={})
+
+
+def test_a_trace_file_holds_nothing_of_the_machine() -> None:
+    """Equal runs give equal files, here and in fresh processes (above; check 74)."""
+    assert trace_file() == trace_file()
+    for word in (str(ROOT), "0x", str(os.getpid()) + ","):
+        assert word not in trace_file().replace("10.0.0", "")
+
+
+def told_races() -> str | None:
+    """Record what the races note, in simulated time; give the protocol digest."""
+    with Sim(seed=1, policy="fifo") as sim:
+        for race in RACES:
+            log: list[Any] = []
+            sim.run(race(log))
+            sim.record("mock", (("race", race.__name__), ("log", repr(log))))
+    return sim.trace.digest
+
+
+def test_the_protocol_digest_is_that_of_every_python() -> None:
+    """One value for 3.11, 3.12 and 3.13, whose step counts differ (check 74)."""
+    assert told_races() == "c11ba195f3db46db75e63369b2fe6b8e"
 
 
 def test_a_seed_is_a_run() -> None:

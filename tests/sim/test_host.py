@@ -5,18 +5,26 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from rpcsim.errors import (
+    DeadlockError,
     HostDown,
     HostStateError,
     SimulationError,
     UnhandledErrors,
 )
 from rpcsim.ports import current
-from rpcsim.sim import Sim
+from rpcsim.sim import DiskModel, Sim, Uniform, crash
 from tests.sim.programs import PORT, ask, echo_server
 
 if TYPE_CHECKING:
@@ -434,3 +442,293 @@ def test_a_crash_with_a_connect_under_way() -> None:
 
         # SYNs at 0, 1, 3 s: the third is answered.
         assert sim.run(main) == pytest.approx(3.2 + 0.2)
+
+
+# -- pause and resume, signals ---------------------------------------------------------
+
+
+async def _sink(log: list[Any]) -> None:
+    """Take whatever comes in on any connection, noting how much and when."""
+    loop = asyncio.get_running_loop()
+
+    class Sink(asyncio.Protocol):
+        def data_received(self, data: bytes) -> None:
+            log.append((round(loop.time(), 3), len(data)))
+
+    server = await loop.create_server(Sink, "", PORT)
+    await server.serve_forever()
+
+
+@pytest.mark.parametrize("policy", ["fifo", "random"])
+def test_a_paused_host_pushes_back(policy: str) -> None:
+    """Its system acknowledges until buffers are full; all arrives later (check 39)."""
+    log: list[tuple[float, int]] = []
+    pauses: list[str] = []
+
+    class Writer(asyncio.Protocol):
+        def pause_writing(self) -> None:
+            pauses.append(f"pause {sim.clock.elapsed:g}")
+
+        def resume_writing(self) -> None:
+            pauses.append(f"resume {sim.clock.elapsed:g}")
+
+    async def story() -> None:
+        loop = asyncio.get_running_loop()
+        transport, _ = await loop.create_connection(Writer, "box", PORT)
+        box.pause()
+        assert (box.state, box.up) == ("paused", True)
+        size = 0
+        while not pauses:
+            transport.write(b"x" * 1024)
+            size += 1024
+            await asyncio.sleep(0)
+        # Receive buffer, send buffer, and the transport's own up to its high water.
+        assert size == 3 * 64 * 1024 + 1024
+        await asyncio.sleep(10)
+        assert (log, pauses) == ([], ["pause 0.002"])
+        box.resume()
+        await asyncio.sleep(1)
+        assert sum(n for _, n in log) == size
+        transport.close()
+
+    with Sim(seed=2, policy=policy) as sim:
+        box = sim.host("box", lambda: _sink(log))
+        sim.net.link("test", "box", latency="1ms")
+        sim.run(story)
+        kinds = [r.kind for r in sim.trace if r.host == "box"]
+        # It accepts the connection when it goes on: its system had taken it before.
+        assert kinds[1:4] == ["host.pause", "host.resume", "conn.open"]
+    assert len(pauses) == 2
+    assert pauses[1].startswith("resume 10.0")
+
+
+@pytest.mark.parametrize("policy", ["fifo", "random"])
+def test_what_fell_due_in_a_pause_fires_in_deadline_order(policy: str) -> None:
+    """Timers of many tasks, on resume, before anything later (check 39)."""
+    fired: list[Any] = []
+
+    async def program() -> None:
+        loop = asyncio.get_running_loop()
+
+        async def arm(n: int) -> None:
+            loop.call_later(n, lambda: fired.append((n, sim.clock.elapsed)))
+
+        async with asyncio.TaskGroup() as group:
+            for n in (3, 9, 1, 5, 7, 2, 11):
+                group.create_task(arm(n))
+        await asyncio.sleep(20)
+
+    for seed in range(20):
+        fired.clear()
+        with Sim(seed=seed, policy=policy) as sim:
+            box = sim.host("box", program)
+            sim.clock.advance(1.5)
+            box.pause()
+            sim.clock.advance(8.5)
+            assert fired == [(1, 1)]
+            box.resume()
+            sim.clock.advance(0)
+            sim.clock.run_until_idle()
+        late = [(n, 10) for n in (2, 3, 5, 7, 9)]
+        assert fired == [(1, 1), *sorted(late), (11, 11)], seed
+
+
+@pytest.mark.parametrize("policy", ["fifo", "random"])
+def test_a_strand_keeps_its_order_over_a_pause(policy: str) -> None:
+    """Bytes of a connection and callbacks of a task, paused at odd moments (3.5)."""
+    for seed in range(30):
+        with Sim(seed=seed, policy=policy) as sim:
+            sim.host("box", echo_server)
+            sim.net.link("test", "box", latency=Uniform("1ms", "3ms"))
+            answers = sim.run(_ask_while_pausing(sim, twice=seed % 3 == 0))
+            assert answers == [str(n) for n in range(100)], seed
+
+
+async def _ask_while_pausing(sim: Sim, *, twice: bool) -> list[str]:
+    box = sim.by_name["box"]
+
+    async def nemesis() -> None:
+        for _ in range(8):
+            await asyncio.sleep(0.001)  # as often as packets arrive
+            box.pause()
+            await asyncio.sleep(0.004)
+            box.resume()
+            if twice:
+                box.pause()  # before the way back is over
+                await asyncio.sleep(0)
+                box.resume()
+
+    reader, writer = await asyncio.open_connection("box", PORT)
+    pausing = asyncio.ensure_future(nemesis())
+    for n in range(100):
+        writer.write(f"{n}\n".encode())
+        if n % 10 == 0:
+            await asyncio.sleep(0.001)
+    answers = [await reader.readline() for _ in range(100)]
+    await pausing
+    writer.close()
+    return [line.decode().strip() for line in answers]
+
+
+def test_wrong_states_of_a_pause_are_told() -> None:
+    """Pausing what does not run, resuming what is not paused (4.1)."""
+    with Sim() as sim:
+        box = sim.host("box", lambda: asyncio.sleep(1))
+        sim.clock.advance(0)
+        with pytest.raises(HostStateError, match="cannot resume host 'box'"):
+            box.resume()
+        box.pause()
+        for verb in (box.pause, box.start, box.restart):
+            with pytest.raises(HostStateError, match="it is paused at 0 s"):
+                verb()
+        with pytest.raises(DeadlockError, match="its host box is paused"):
+            sim.run(asyncio.Event().wait)
+        box.crash()
+        assert box.state == "crashed"
+        for verb in (box.pause, box.resume):
+            with pytest.raises(HostStateError, match="crashed"):
+                verb()
+        sim._kept.clear()  # the deadlock was the point
+
+
+def test_a_run_may_end_with_a_paused_host() -> None:
+    """It is resumed and stopped in order: its clean-up runs."""
+    cleaned: list[str] = []
+
+    async def program() -> None:
+        try:
+            await asyncio.sleep(3600)
+        finally:
+            cleaned.append("done")
+
+    with Sim() as sim:
+        box = sim.host("box", program)
+        sim.clock.advance(1)
+        box.pause()
+        sim.clock.advance(1)
+    assert cleaned == ["done"]
+    assert not sim.leftovers
+
+
+def test_signals_reach_handlers_or_do_what_the_system_does() -> None:
+    """A handler belongs to the host that sets it (4.1)."""
+    seen: list[Any] = []
+
+    async def program() -> None:
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGTERM, seen.append, "asked to end")
+        with pytest.raises(RuntimeError, match="cannot be caught"):
+            loop.add_signal_handler(signal.SIGKILL, seen.append, "no")
+        await asyncio.sleep(3600)
+
+    with Sim() as sim:
+        a, b = sim.host("a", program), sim.host("b", lambda: asyncio.sleep(3600))
+        sim.clock.advance(1)
+        a.send_signal("term")
+        sim.send_signal("b", signal.SIGTERM)
+        sim.clock.advance(1)
+        assert (seen, a.state, b.state) == (["asked to end"], "running", "crashed")
+        for sig, state in (("STOP", "paused"), ("SIGCONT", "running")):
+            a.send_signal(sig)
+            assert a.state == state
+        a.send_signal(signal.SIGCHLD)
+        a.run(_drop_handler)
+        with pytest.raises(ValueError, match="unknown signal 'BARK'"):
+            a.send_signal("BARK")
+        with pytest.raises(ValueError, match="unknown signal 999"):
+            a.send_signal(999)
+        a.send_signal(signal.SIGTERM)
+        with pytest.raises(HostStateError, match="send a signal to host 'a'"):
+            a.send_signal(signal.SIGTERM)
+        a.restart()
+        assert not a.signals
+    crash = next(r for r in sim.trace if r.kind == "host.crash")
+    assert (crash.host, crash.get("kind")) == ("b", "process")
+
+
+async def _drop_handler() -> None:
+    loop = asyncio.get_running_loop()
+    assert loop.remove_signal_handler(signal.SIGTERM)
+    assert not loop.remove_signal_handler(signal.SIGTERM)
+
+
+def test_datagrams_beyond_the_buffer_of_a_paused_host_are_lost() -> None:
+    """Its receive buffer holds 208 KiB; the first to come stay (check 39)."""
+    got: list[int] = []
+
+    class Sink(asyncio.DatagramProtocol):
+        def datagram_received(self, data: bytes, addr: Any) -> None:
+            got.append(data[0])
+
+    async def serve() -> None:
+        loop = asyncio.get_running_loop()
+        await loop.create_datagram_endpoint(Sink, local_addr=("0.0.0.0", PORT))
+        await asyncio.sleep(3600)
+
+    async def story() -> None:
+        loop = asyncio.get_running_loop()
+        transport, _ = await loop.create_datagram_endpoint(
+            asyncio.DatagramProtocol, remote_addr=("box", PORT)
+        )
+        box.pause()
+        for n in range(100):
+            transport.sendto(bytes([n]) * 4096)
+        await asyncio.sleep(10)
+        assert got == []
+        box.resume()
+        await asyncio.sleep(1)
+        transport.close()
+
+    with Sim() as sim:
+        box = sim.host("box", serve)
+        sim.clock.advance(1)
+        sim.run(story)
+    assert got == list(range(208 * 1024 // 4096))
+
+
+def hardships() -> list[str | None]:
+    """Run hosts that are paused, drift, crash at points and lose disks; the digests."""
+
+    async def work() -> None:
+        ports = current()
+        for n in range(20):
+            await ports.disk.append("journal", bytes([n]) * 700)
+            ports.points.point("written")
+            if ports.points.buggify("slow"):
+                await asyncio.sleep(0.01)
+            if n % 4 == 0:
+                await ports.disk.fsync("journal")
+            await asyncio.sleep(0.001)
+
+    model = DiskModel(latency=Uniform("1ms", "3ms"), lying_fsync=0.1)
+    with Sim(seed=11, policy="random", trace="steps", timer_epsilon="1us") as sim:
+        hosts = [sim.host(name, work, disk=model) for name in ("a", "b", "c")]
+        hosts[0].clock.drift(77.7, monotonic=True)
+        sim.buggify("slow", probability=0.3)
+        sim.at_point("written", host="b", nth=7, do=crash)
+        for _ in range(5):
+            sim.clock.advance("7ms")
+            hosts[2].pause()
+            sim.clock.advance("7ms")
+            hosts[2].resume()
+        hosts[1].restart()
+        sim.clock.advance(1)
+        hosts[0].crash()
+        stored = [sorted(host.disk.snapshot().files.items()) for host in hosts]
+    told = hashlib.blake2b(repr(stored).encode()).hexdigest()
+    return [sim.trace.digest, sim.trace.schedule_digest, told]
+
+
+def test_hardships_replay_in_a_fresh_process() -> None:
+    """The same digests and files, under another hash seed."""
+    root = Path(__file__).parents[2]
+    code = "import json; from tests.sim.test_host import hardships as h; "
+    done = subprocess.run(
+        [sys.executable, "-c", f"{code}print(json.dumps(h()))"],
+        env={**os.environ, "PYTHONHASHSEED": "5", "PYTHONPATH": str(root)},
+        cwd=root,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert json.loads(done.stdout) == hardships() == hardships()

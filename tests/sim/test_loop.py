@@ -260,7 +260,6 @@ def test_executors_run_inline(sim: Sim) -> None:
         ("subprocess_exec", lambda _: asyncio.create_subprocess_exec("true")),
         ("subprocess_shell", lambda _: asyncio.create_subprocess_shell("true")),
         ("sock_recv", lambda loop: loop.sock_recv(None, 1)),
-        ("add_signal_handler", lambda loop: loop.add_signal_handler(15, print)),
         (
             "create_connection(sock=...)",
             lambda loop: loop.create_connection(None, sock=3),
@@ -359,3 +358,33 @@ def test_bad_options_are_told() -> None:
             make(**options)
     with pytest.raises(TypeError, match="unexpected keyword"):
         make(sede=3)
+
+
+def test_stop_ends_what_waits_for_a_future(sim: Sim) -> None:
+    """As in asyncio: `run_until_complete` raises then, and the future can go on."""
+
+    async def count() -> int:
+        for n in range(5):
+            await asyncio.sleep(1)
+            if n == 1:
+                sim.loop.stop()
+        return n
+
+    task = sim.loop.create_task(count())
+    with pytest.raises(RuntimeError, match="stopped before Future completed"):
+        sim.loop.run_until_complete(task)
+    assert sim.clock.elapsed == 2
+    assert sim.loop.run_until_complete(task) == 4
+
+
+def test_what_is_awaited_is_made_by_the_factory_that_is_set(sim: Sim) -> None:
+    """`run_until_complete(coroutine)` makes its task as everybody does."""
+    made: list[str] = []
+
+    def factory(loop: Any, coro: Any, **options: Any) -> Any:
+        made.append(coro.__name__)
+        return sim.loop.make_task(coro)
+
+    sim.loop.set_task_factory(factory)
+    assert sim.loop.run_until_complete(asyncio.sleep(1, "done")) == "done"
+    assert made == ["sleep"]

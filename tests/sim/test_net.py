@@ -9,9 +9,11 @@ from typing import Any
 
 import pytest
 
-from rpcsim.errors import EscapeError, HostDown, SimulationError
+from rpcsim.errors import HostDown, SimulationError
+from rpcsim.ports import MessageInfo
 from rpcsim.sim import Constant, Sim, Uniform
 from tests.sim.programs import PORT, ask, echo_server
+from tests.sim.test_tcp import Log
 
 
 @pytest.fixture
@@ -117,6 +119,44 @@ def test_names_of_the_network(sim: Sim) -> None:
             await network.resolve("nobody")
 
     sim.run(story)
+
+
+def test_other_names_of_a_host(sim: Sim) -> None:
+    """Aliases, IPv6 addresses, and `localhost` even where a host is called so (6.1)."""
+    sim.host("localhost", echo_server)
+    sim.net.alias("echo.example", "server")
+    assert sim.run(ask("x", host="echo.example")) == ["x"]
+    assert sim.run(ask("six", host="fd00::2")) == ["six"]
+    assert sim.run(ask("by address", host="10.0.0.4")) == ["by address"]
+    with pytest.raises(ConnectionRefusedError):
+        sim.run(ask("myself", host="localhost"))
+    attempts = [(a.dst, a.outcome) for a in sim.net.attempts()]
+    assert attempts == [
+        ("server", "open"),
+        ("server", "open"),
+        ("localhost", "open"),
+        ("test", "ConnectionRefusedError"),
+    ]
+
+    async def story() -> None:
+        loop = asyncio.get_running_loop()
+        transport, _ = await loop.create_connection(asyncio.Protocol, "fd00::2", PORT)
+        assert transport.get_extra_info("peername") == ("fd00::2", PORT)
+        assert transport.get_extra_info("sockname")[0] == "fd00::1"
+        transport.abort()
+        names = await loop.getaddrinfo("echo.example", 80)
+        assert names[0][4] == ("10.0.0.2", 80)
+
+    sim.run(story)
+    for name, host, told in (
+        ("client", "server", "'client' is taken: it means 'client'"),
+        ("echo.example", "client", "'echo.example' is taken: it means 'server'"),
+        ("new", "nobody", "no host is called 'nobody'"),
+    ):
+        with pytest.raises(SimulationError, match=told):
+            sim.net.alias(name, host)
+    with pytest.raises(SimulationError, match=r"cannot be called 'echo\.example'"):
+        sim.host("echo.example")
 
 
 def test_two_hosts_with_one_port_number(sim: Sim) -> None:
@@ -295,22 +335,345 @@ def test_a_dead_host_has_no_network(sim: Sim) -> None:
             sim.run(call)
 
 
-def test_tls_is_fenced_for_now() -> None:
-    """The error names the call and says what is missing."""
-    with pytest.raises(EscapeError), Sim() as sim:
+# -- control and inspection ------------------------------------------------------------
+
+
+@pytest.fixture
+def pairs(sim: Sim) -> Any:
+    """Give a coroutine that makes a connected pair: (near, far, listening server)."""
+    sim.net.link("*", "*", latency="10ms")
+
+    async def make() -> tuple[Log, Log, Any]:
+        near, far = Log(), Log()
+        loop = asyncio.get_running_loop()
+        listening = await sim.by_name["client"].inside(
+            loop.create_task, loop.create_server(lambda: far, "", 99)
+        )
+        await loop.create_connection(lambda: near, "client", 99)
+        await sim.net.wait_idle()
+        return near, far, listening
+
+    return make
+
+
+def test_packets_in_flight_can_be_seen(sim: Sim, pairs: Any) -> None:
+    """Number, kind, hosts, connection, size, times, in order of sending (6.7)."""
+
+    async def story() -> None:
+        near, far, server = await pairs()
+        begin = sim.loop.time()
+        near.transport.write(b"hello")
+        near.transport.write_eof()
+        await asyncio.sleep(0.005)
+        far.transport.write(b"you")
+        told = [
+            (p.kind, p.src, p.dst, p.connection, p.size, p.held)
+            for p in sim.net.inflight()
+        ]
+        assert told == [
+            ("data", "test", "client", "test>client:99#1", 5, False),
+            ("fin", "test", "client", "test>client:99#1", 0, False),
+            ("data", "client", "test", "test>client:99#1", 3, False),
+        ]
+        times = [(p.sent_at - begin, p.due_at - begin) for p in sim.net.inflight()]
+        assert [(round(a, 6), round(b, 6)) for a, b in times] == [
+            (0, 0.01),
+            (0, 0.01),
+            (0.005, 0.015),
+        ]
+        (open_,) = sim.net.connections()
+        assert (open_.label, open_.ends) == ("test>client:99#1", ("test", "client"))
+        assert (open_.waiting, open_.in_flight) == (0, 8)
+        await sim.net.wait_idle()
+        assert sim.loop.time() - begin == pytest.approx(0.02)  # with the answer to FIN
+        assert sim.net.inflight() == []
+        near.transport.close()
+        server.close()
+
+    sim.run(story)
+
+
+def test_hold_keeps_packets_and_release_keeps_their_order(sim: Sim, pairs: Any) -> None:
+    """Those in flight too; one by one, by number, all at the end (check 53)."""
+
+    async def story() -> None:
+        near, far, server = await pairs()
+        near.transport.write(b"in flight ")
+        with sim.net.hold("test", "client") as held:
+            assert repr(held) == "<hold test <-> client>"
+            near.transport.write(b"held ")
+            far.transport.write(b"back")
+            near.transport.write(b"too")
+            await asyncio.sleep(60)
+            assert (near.data, far.data) == (b"", b"")
+            numbers = [p.n for p in sim.net.inflight()]
+            assert all(p.held for p in sim.net.inflight())
+            assert sim.net.release_one()
+            await sim.net.wait_idle()
+            assert far.data == b"in flight "
+            # Out of order: it waits for the one before it.
+            assert sim.net.release(numbers[3]) == 1
+            await sim.net.wait_idle()
+            assert (near.data, far.data) == (b"", b"in flight ")
+            assert sim.net.release(lambda p: p.src == "client") == 1
+            await sim.net.wait_idle()
+            assert (near.data, far.data) == (b"back", b"in flight ")
+            assert sim.net.release(numbers[1]) == 1
+            await sim.net.wait_idle()
+            assert far.data == b"in flight held too"
+            assert not sim.net.release_one()
+            near.transport.write(b"!")
+        await sim.net.wait_idle()
+        assert far.data == b"in flight held too!"
+        near.transport.close()
+        server.close()
+
+    sim.run(story)
+
+
+def test_hold_by_a_condition(sim: Sim, pairs: Any) -> None:
+    """Only what it is true of, and what follows in the same direction (check 53)."""
+
+    async def story() -> None:
+        near, far, server = await pairs()
+        other, deaf, again = await pairs_on_another_port(sim)
+        with sim.net.hold(lambda p: p.size == 4):
+            near.transport.write(b"ab")
+            near.transport.write(b"four")
+            near.transport.write(b"behind")
+            other.transport.write(b"free")
+            other.transport.write(b"!")
+            await asyncio.sleep(1)
+            assert (far.data, deaf.data) == (b"ab", b"")
+            sim.net.release(lambda p: "100" in p.connection)
+            await asyncio.sleep(1)
+            assert (far.data, deaf.data) == (b"ab", b"free!")
+        await sim.net.wait_idle()
+        assert far.data == b"abfourbehind"
+        for end in (near, other):
+            end.transport.close()
+        server.close()
+        again.close()
+
+    sim.run(story)
+
+
+async def pairs_on_another_port(sim: Sim) -> tuple[Log, Log, Any]:
+    near, far = Log(), Log()
+    loop = asyncio.get_running_loop()
+    server = await sim.by_name["client"].inside(
+        loop.create_task, loop.create_server(lambda: far, "", 100)
+    )
+    await loop.create_connection(lambda: near, "client", 100)
+    await sim.net.wait_idle()
+    return near, far, server
+
+
+@pytest.mark.parametrize("held", [True, False])
+def test_drop_one_loses_a_packet(sim: Sim, pairs: Any, held: bool) -> None:
+    """A stream sends it again after 200 ms, what follows waits (check 53)."""
+
+    async def story() -> None:
+        near, far, server = await pairs()
+        begin = sim.loop.time()
+        hold = sim.net.hold("test", "client") if held else None
+        near.transport.write(b"one ")
+        near.transport.write(b"two")
+        assert sim.net.drop_one()
+        if hold is not None:
+            hold.undo()
+        await sim.net.wait_idle()
+        assert far.data == b"one two"
+        assert sim.loop.time() - begin == pytest.approx(0.21)
+        assert sim.net.counters("test", "client").dropped == 1
+        assert not sim.net.drop_one()
+        near.transport.close()
+        server.close()
+
+    sim.run(story)
+
+
+def test_connects_can_be_held_and_refused(sim: Sim) -> None:
+    """`refuse_one` ends the oldest pending connect; `release` lets one on (53)."""
+
+    async def story() -> None:
+        with sim.net.hold("test", "server"):
+            refused = asyncio.ensure_future(ask("a"))
+            opened = asyncio.ensure_future(ask("b"))
+            await asyncio.sleep(20)
+            assert [p.kind for p in sim.net.inflight()] == ["syn", "syn"]
+            assert sim.net.refuse_one()
+            with pytest.raises(ConnectionRefusedError, match="refused by a fault"):
+                await refused
+            assert [p.kind for p in sim.net.inflight()] == ["syn"]
+            assert not sim.net.refuse_one("other*")
+            assert not opened.done()
+        assert await opened == ["b"]
+        assert not sim.net.refuse_one()
+
+    sim.run(story)
+    assert [(a.connection, a.outcome) for a in sim.net.attempts()] == [
+        ("test>server:7#1", "ConnectionRefusedError"),
+        ("test>server:7#2", "open"),
+    ]
+
+
+def test_reset_ends_a_connection(sim: Sim, pairs: Any) -> None:
+    """At both ends, at once, by label, glob or transport (6.7)."""
+
+    async def story() -> None:
+        for how in ("label", "glob", "transport"):
+            near, far, server = await pairs()
+            label = near.transport.get_extra_info("connection")
+            told = {"label": label, "glob": "test>client*", "transport": far.transport}
+            sim.net.reset(told[how])
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+            for log in (near, far):
+                assert log.events[-1][0] == ("lost", "ConnectionResetError")
+            server.close()
+
+    sim.run(story)
+
+
+def test_close_half_from_outside(sim: Sim, pairs: Any) -> None:
+    """The peer sees end-of-file; the program gets a broken pipe on writing (6.7)."""
+
+    async def story() -> None:
+        near, far, server = await pairs()
+        far.keep_open = True
+        sim.net.close_half("*", "test")
+        await sim.net.wait_idle()
+        assert far.kinds[-1] == "eof"
+        far.transport.write(b"still here")
+        await sim.net.wait_idle()
+        assert near.data == b"still here"
+        near.transport.write(b"x")
+        await sim.net.wait_idle()
+        assert near.events[-1][0] == ("lost", "BrokenPipeError")
+        assert far.events[-1][0] == ("lost", "ConnectionResetError")
+        server.close()
+        with pytest.raises(SimulationError, match="no connection"):
+            sim.net.close_half("*", "test")
+
+    sim.run(story)
+
+
+def test_a_connection_dies_silently(sim: Sim, pairs: Any) -> None:
+    """Nobody hears anything, until the writer gives up after 924 s (6.2)."""
+
+    async def story() -> None:
+        near, far, server = await pairs()
+        with sim.net.kill_silently("*"):
+            near.transport.write(b"late")
+            await asyncio.sleep(0.5)
+            assert far.data == b""
+        await asyncio.sleep(10)
+        assert far.data == b"late"
+        assert await ask("others live") == ["others live"]
+        sim.net.kill_silently("test>client*")
+        near.transport.write(b"into the void")
+        begin = sim.loop.time()
+        await asyncio.sleep(900)
+        assert near.kinds[-1] != "lost"
+        await asyncio.sleep(200)
+        assert near.events[-1][0] == ("lost", "TimeoutError")
+        assert 924 <= near.events[-1][1] - begin <= 1_050
+        assert far.kinds[-1] == "data"
+        far.transport.abort()
+        server.close()
+
+    sim.run(story)
+
+
+def test_failures_told_in_advance(sim: Sim) -> None:
+    """The next listens or connects fail, so many of them, with a number (6.7)."""
+
+    async def story() -> None:
+        loop = asyncio.get_running_loop()
+        sim.net.fail_next(connect="server", count=2)
+        for _ in range(2):
+            with pytest.raises(ConnectionRefusedError, match="failed by a fault"):
+                await ask("x")
+        assert await ask("x") == ["x"]
+        with sim.net.fail_next(connect="*", error=errno.ENETDOWN):
+            with pytest.raises(OSError, match="port 7, failed") as raised:
+                await ask("x")
+            assert raised.value.errno == errno.ENETDOWN
+        with sim.net.fail_next(connect="server", port=8):
+            assert await ask("x") == ["x"]
+        sim.net.fail_next(listen="test")
+        with pytest.raises(OSError, match="listen at host 'test'") as raised:
+            await loop.create_server(asyncio.Protocol, "", 80)
+        assert raised.value.errno == errno.EADDRINUSE
+        (await loop.create_server(asyncio.Protocol, "", 80)).close()
+
+    sim.run(story)
+    net: Any = sim.net
+    with pytest.raises(ValueError, match="listen= or connect=, and not both"):
+        net.fail_next()
+    with pytest.raises(ValueError, match="from 1, not 0"):
+        net.fail_next(connect="server", count=0)
+    with pytest.raises(ValueError, match="two sides, or a condition"):
+        net.hold("test")
+
+
+def test_links_count_what_they_carry(sim: Sim) -> None:
+    """Sent, delivered, dropped packets and bytes, per direction (6.7)."""
+    sim.run(ask("four", "five!"))
+    sim.run(asyncio.sleep(1))
+    out, back = (
+        sim.net.counters("test", "server"),
+        sim.net.counters("server", "test"),
+    )
+    # SYN, ACK, two lines, FIN; its answer, two lines, FIN.
+    assert (out.sent, out.delivered, out.dropped, out.bytes) == (5, 5, 0, 11)
+    assert (back.sent, back.delivered, back.dropped, back.bytes) == (4, 4, 0, 11)
+    assert sim.net.connections() == []
+    assert [repr(listening) for listening in sim.net.listeners()] == [
+        "<listening on 10.0.0.2:7 of server>"
+    ]
+
+
+def test_packets_name_their_call() -> None:
+    """A packet that carries a message tells the call's id (6.7)."""
+    info = MessageInfo(system="agent", kind="request", method="Dog.bark", call_id="c7")
+    with Sim() as sim:
         sim.host("server", echo_server)
+        sim.net.link("*", "*", latency="1ms")
 
         async def story() -> None:
-            for call in (
-                sim.ports.network.connect(
-                    asyncio.Protocol,
-                    ("server", PORT),
-                    tls=object(),  # type: ignore[arg-type]  # refused before it is looked at
-                ),
-                asyncio.open_connection("server", PORT, ssl=True),
-                asyncio.start_server(print, "", 9, ssl=object()),
-            ):
-                with pytest.raises(EscapeError, match=r"host 'test'.*TLS is not part"):
-                    await call
+            for _ in range(2):  # written in the turn, and as one piece after it
+                transport, _ = await sim.ports.network.connect(Log, ("server", PORT))
+                await sim.net.wait_idle()
+                transport.write_message(b"frame\n", info)
+                await asyncio.sleep(0)
+                (packet,) = sim.net.inflight()
+                assert (packet.kind, packet.call) == ("data", "c7")
+                transport.close()
 
         sim.run(story)
+
+
+def test_held_runs_replay() -> None:
+    """Holding and dropping give one digest for one seed (determinism)."""
+
+    def run(seed: int) -> str | None:
+        with Sim(seed=seed, policy="random") as sim:
+            sim.host("server", echo_server)
+            sim.net.link("*", "*", latency=Uniform("1ms", "50ms"))
+
+            async def story() -> None:
+                asking = asyncio.ensure_future(ask(*"abcdef"))
+                for _ in range(5):
+                    await asyncio.sleep(0.1)
+                    with sim.net.hold("*", "server"):
+                        await asyncio.sleep(0.2)
+                        sim.net.drop_one()
+                assert await asking == list("abcdef")
+
+            sim.run(story)
+        return sim.trace.digest
+
+    assert run(5) == run(5)
+    assert run(5) != run(6)

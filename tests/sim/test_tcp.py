@@ -444,3 +444,53 @@ def test_asyncio_streams_run_unmodified(sim: Sim) -> None:
         return await asyncio.gather(*(ask(f"{n}", host="echo") for n in range(5)))
 
     assert sim.run(story) == [[f"{n}"] for n in range(5)]
+
+
+def test_debug_mode_accounts_for_every_byte() -> None:
+    """Written is delivered, in flight, waiting or discarded; else it says so (6.7)."""
+    near, far = Log(), Log()
+
+    async def story(sim: Sim) -> None:
+        transport, server = await pair(sim, near, far)
+        transport.write(b"abc")
+        await sim.net.wait_idle()
+        out: Any = next(sim.net.ends()).out
+        assert (out.written, out.delivered, out.discarded) == (3, 3, 0)
+        far.transport.pause_reading()
+        transport.write(b"unread")
+        await sim.net.wait_idle()
+        far.transport.abort()
+        await sim.net.wait_idle()
+        assert (out.written, out.delivered, out.discarded) == (9, 3, 6)
+        server.close()
+
+    digests = []
+    for debug in (True, False):
+        near, far = Log(), Log()
+        with Sim(debug=debug) as sim:
+            sim.host("server")
+            sim.net.link("*", "*", latency="1ms")
+            if debug:
+                sim.run(story(sim))
+        with Sim(debug=debug, seed=2) as sim:
+            sim.host("server", echo_server)
+            sim.net.profile("hostile")
+            sim.run(ask("a" * 9_000, "b"))
+        digests.append(sim.trace.digest)
+    assert digests[0] == digests[1]
+
+    with Sim(debug=True) as sim:
+        sim.host("server", echo_server)
+
+        async def forge() -> None:
+            _, writer = await asyncio.open_connection("server", PORT)
+            await sim.net.wait_idle()
+            out: Any = next(sim.net.ends()).out
+            out.delivered += 1
+            with pytest.raises(AssertionError, match="0 bytes written, but 1 deliv"):
+                out.check()
+            out.delivered -= 1
+            writer.close()
+            await writer.wait_closed()
+
+        sim.run(forge)
