@@ -22,6 +22,7 @@ from rpcsim.agents._options import start_of
 from rpcsim.core import ErrorRecord, rebuild
 from rpcsim.errors import (
     Disconnected,
+    LimitExceeded,
     LocalProtocolError,
     RemoteProtocolError,
     RpcError,
@@ -61,6 +62,9 @@ log = logging.getLogger("rpcsim.agents")
 DEFAULT_URL: Final = "rpcsim://localhost:5670"
 # gofer.md 17: non-durable; exclusive where caller and reader share a connection.
 _REPLIES: Final = QueueOptions(durable=False, exclusive=True)
+# Calls waiting for replies over one connection (simulation.md 12): beyond it a caller is
+# told, instead of memory growing with a peer that never answers.
+PENDING_LIMIT: Final = 10_000
 _MS: Final = 1_000_000
 
 
@@ -226,6 +230,15 @@ class _BrokerExchange:
             error.add_note(f"in {call.path}() of agent {call.target!r}")
             return Failed(error)
         if wants_reply:
+            if len(calls.pending) >= PENDING_LIMIT:
+                return Failed(
+                    LimitExceeded(
+                        f"{call.path}() of agent {call.target!r} was not sent: "
+                        f"{PENDING_LIMIT} calls of host {call.caller!r} wait for "
+                        f"replies over its connection to {calls.url}; wait for some, "
+                        "or give them shorter timeouts"
+                    )
+                )
             calls.pending[call.id] = self
         try:
             ttl_ms, info = _ttl_ms(call), _info(call, calls.ports)

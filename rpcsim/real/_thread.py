@@ -92,9 +92,12 @@ class LoopThread:
         engine = self._engine
         waiter = Waiter(engine)
         interrupt: KeyboardInterrupt | None = None
-        engine.post(self._start, work, waiter)
+        posted = False
         while True:
             try:
+                if not posted:
+                    posted = True
+                    engine.post(self._start, work, waiter)
                 waiter.block()
                 break
             except KeyboardInterrupt as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import inspect
 import re
@@ -66,6 +67,8 @@ __tracebackhide__ = True
 
 T = TypeVar("T")
 
+# Turns a program that was cancelled because its `run` failed gets to end.
+ENDING_TURNS: Final = 10_000
 WALL_START: Final = datetime(2000, 1, 1, tzinfo=UTC)
 _HOST_NAME: Final = re.compile(r"[A-Za-z0-9._-]+")
 _CHOICES: Final[dict[str, tuple[str, ...]]] = {
@@ -495,6 +498,10 @@ class Sim:
         except BaseException:
             if not task.done():
                 task.cancel()
+                # Its end is now: what was told here is not also left behind.
+                if not self.loop.pumping:
+                    with contextlib.suppress(SimulationError), stepping(self):
+                        self.loop.run_pump(task.done, turns=ENDING_TURNS, jump=False)
             raise
 
     @property

@@ -20,9 +20,10 @@ from rpcsim.agents import (
     NotPermitted,
     RemoteException,
     RequestTimeout,
+    _calls,
     remote,
 )
-from rpcsim.errors import Disconnected, LocalProtocolError
+from rpcsim.errors import Disconnected, LimitExceeded, LocalProtocolError
 from rpcsim.ports import current
 from rpcsim.sim import Sim
 from tests.agents.machines import pause, serve
@@ -379,3 +380,22 @@ def test_without_any_world_the_real_runtime_is_used() -> None:
     )
     assert "127.0.0.1:1" in run.stdout
     assert "rpcsim.simulate()" in run.stdout
+
+
+def test_one_waiting_call_too_many_is_refused(
+    sim_world: Sim, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Calls that wait for replies are bounded; those under way end as ever."""
+    monkeypatch.setattr(_calls, "PENDING_LIMIT", 3)
+
+    async def story() -> list[Any]:
+        # A stub lets its blocking calls take turns; these overlap.
+        calls = [Agent("jortel").Dog().fetch.acall(n) for n in range(5)]
+        return await asyncio.gather(*calls, return_exceptions=True)
+
+    serve(sim_world, "jortel", Dog)
+    outcomes = sim_world.run(story)
+    assert outcomes[:3] == [0, 1, 2]
+    for refused in outcomes[3:]:
+        assert isinstance(refused, LimitExceeded)
+        assert "3 calls of host 'test' wait for replies" in str(refused)

@@ -202,3 +202,10 @@ def test_waiting_from_plain_code_is_a_deadlock_too() -> None:
     told = "the future waited for is not done"
     with pytest.raises(DeadlockError, match=told), Sim() as sim:
         sim.bridge.wait(sim.loop.create_future())
+
+
+def test_a_program_that_is_stuck_is_told_once() -> None:
+    """What the deadlock names has ended by then, and is not also left behind."""
+    with Sim() as sim, pytest.raises(DeadlockError):
+        sim.run(asyncio.Event().wait())
+    assert sim.leftovers == ()
