@@ -100,13 +100,31 @@ class RealTimer:
         if time.monotonic_ns() < self.when_ns:
             self.arm()
             return
-        self._home.timers.pop(self, None)
+        # For the same reason the loop may wake a later timer first: whoever was due
+        # before this one rings before it.
+        timers = self._home.timers
+        due = [timer for timer in timers if timer.when_ns <= self.when_ns]
+        for timer in sorted(due, key=_when):
+            if timer is self:
+                self._ring()
+            else:
+                timer._context.run(timer._ring)
+
+    def _ring(self) -> None:
+        if self._fn is None or self._home.timers.pop(self, self) is self:
+            return  # cancelled, or its host is gone
+        if self._handle is not None:
+            self._handle.cancel()
         fn, arg = self._fn, self._arg
         self._fn = self._arg = None
         try:
             fn(arg)
         except Exception as error:  # noqa: BLE001 - kept, and raised at the end
             self._engine.keep(error, f"timer callback {fn!r}")
+
+
+def _when(timer: RealTimer) -> int:
+    return timer.when_ns
 
 
 class RealClock:
