@@ -347,6 +347,10 @@ def dialling_socket(source: str) -> tuple[socket.socket, Address]:
     return sock, local
 
 
+# As `Network.listen`; the loop sets the one asked for when it begins to serve.
+BACKLOG: Final = 100
+
+
 def _listening_socket(
     place: Any, family: socket.AddressFamily = socket.AF_INET
 ) -> socket.socket:
@@ -358,6 +362,9 @@ def _listening_socket(
         if family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         sock.bind(place)
+        # Here and not by the loop: with the option two programs may both bind the place,
+        # and only the second to listen is told that it is taken.
+        sock.listen(BACKLOG)
     except BaseException:
         sock.close()
         raise

@@ -61,6 +61,7 @@ class LoopThread:
         self._engine = engine
         self._loop = make()
         self._stopped = False
+        self._ending = False
         self._began = threading.Event()
         self._thread = threading.Thread(
             target=self._main, name="rpcsim-loop", daemon=daemon
@@ -96,8 +97,9 @@ class LoopThread:
         while True:
             try:
                 if not posted:
-                    posted = True
+                    # An interrupt in here has it posted again; `_start` runs once.
                     engine.post(self._start, work, waiter)
+                    posted = True
                 waiter.block()
                 break
             except KeyboardInterrupt as error:
@@ -117,6 +119,9 @@ class LoopThread:
     def _start(
         self, work: Callable[[], Coroutine[Any, Any, list[str]]], waiter: Waiter
     ) -> None:
+        if self._ending:
+            return
+        self._ending = True
         task = self._engine.backstage_task(work(), "shutdown")
 
         def ended(done: asyncio.Task[list[str]]) -> None:
